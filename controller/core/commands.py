@@ -1,0 +1,87 @@
+"""What the core orders. Imperative, frozen, executed by a driver.
+
+A command with an ``op`` takes time and ends in exactly one event that carries the same op.
+The others are done when they are issued.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from controller.core.names import (
+    Depth,
+    DeviceId,
+    ModelName,
+    ModelState,
+    NodeId,
+    OperationId,
+    OpId,
+    RejectReason,
+    ReplicaId,
+    RequestId,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class GrantLease(Command):
+    request: RequestId
+    replica: ReplicaId
+    state: ModelState
+    queued_s: float
+    """From arrival to grant."""
+    wake_s: float
+    """The part of it during which the replica was being woken or started; 0 if it was awake."""
+
+
+@dataclass(frozen=True, slots=True)
+class RejectRequest(Command):
+    request: RequestId
+    reason: RejectReason
+    detail: str
+    retry_after_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StartEngine(Command):
+    op: OpId
+    replica: ReplicaId
+    model: ModelName
+    node: NodeId
+    devices: tuple[DeviceId, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SleepEngine(Command):
+    op: OpId
+    replica: ReplicaId
+    depth: Depth
+
+
+@dataclass(frozen=True, slots=True)
+class WakeEngine(Command):
+    op: OpId
+    replica: ReplicaId
+    depth: Depth
+    """Where it wakes from."""
+
+
+@dataclass(frozen=True, slots=True)
+class StopEngine(Command):
+    """Ends with EngineStopped only when every process of the engine is known to be gone."""
+
+    op: OpId
+    replica: ReplicaId
+    incarnation: OpId
+
+
+@dataclass(frozen=True, slots=True)
+class FinishOperation(Command):
+    """An administrator's order is done (``error`` empty) or cannot be."""
+
+    operation: OperationId
+    error: str = ""

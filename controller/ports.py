@@ -1,0 +1,257 @@
+"""What the controller needs of the world, as Protocols declared by their user.
+
+The values and errors of the Pool are those of ``workers.engine``, which imports nothing:
+the adapters need nothing of the controller, and the controller nothing of vLLM or Ray.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from typing import Protocol
+
+from controller.core.names import ModelState, RejectReason
+from workers.engine import Endpoint, EngineSpec, Memory, Report, Rest, Started
+
+
+@dataclass(frozen=True, slots=True)
+class NodeFound:
+    """A node of the pool and what it may use."""
+
+    node: str
+    devices: tuple[tuple[str, int], ...]
+    """(device, bytes in all)"""
+    host_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class EngineSeen:
+    """An engine that was running before this controller was."""
+
+    replica: str
+    model: str
+    incarnation: int
+    rest: Rest | None
+    """None: awake."""
+    node: str
+    devices: tuple[str, ...]
+    memory: Memory
+    endpoint: Endpoint
+    max_model_len: int
+    spec: EngineSpec
+
+
+@dataclass(frozen=True, slots=True)
+class EngineDied:
+    replica: str
+    incarnation: int
+    reason: str
+
+
+class Pool(Protocol):
+    """Where engines live. One order at a time for each replica."""
+
+    async def open(self) -> None: ...
+
+    async def close(self) -> None:
+        """Let go; engines go on running."""
+        ...
+
+    async def nodes(self) -> list[NodeFound]: ...
+
+    async def discover(self) -> list[EngineSeen]: ...
+
+    async def start(
+        self, replica: str, incarnation: int, spec: EngineSpec, node: str, devices: tuple[str, ...]
+    ) -> Started: ...
+
+    async def sleep(self, replica: str, rest: Rest) -> Report: ...
+
+    async def wake(self, replica: str) -> Report: ...
+
+    async def stop(self, replica: str, incarnation: int) -> None:
+        """Returns when every process of that engine is gone; also if it was gone before."""
+        ...
+
+    def deaths(self) -> AsyncIterator[EngineDied]:
+        """Engines that died by themselves, as soon as it is noticed."""
+        ...
+
+
+class Refused(Exception):
+    """A request will not be served: the reason, and when to try again."""
+
+    def __init__(
+        self, reason: RejectReason, detail: str, retry_after_s: float | None = None
+    ) -> None:
+        super().__init__(detail)
+        self.reason = reason
+        self.detail = detail
+        self.retry_after_s = retry_after_s
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """The right of one request to use one replica until the context ends."""
+
+    replica: str
+    endpoint: Endpoint
+    state: ModelState
+    queued_s: float
+    wake_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Outlook:
+    """What a waiting request would like to know."""
+
+    phase: str
+    """Of the replica it waits for: ``waking``, ``starting``, ``queued`` …"""
+    estimate_s: float
+
+
+class Leases(Protocol):
+    def acquire(
+        self, model: str, *, request_id: str, tenant: str = "", max_wait_s: float | None = None
+    ) -> AbstractAsyncContextManager[Lease]:
+        """Wait for a replica of ``model``, waking or starting one. Raises Refused.
+
+        Leaving the context releases; cancelling the wait withdraws the request. The same
+        ``request_id`` may be acquired again after release (a retry on a fresh engine).
+        """
+        ...
+
+    def outlook(self, model: str) -> Outlook: ...
+
+    def report_broken(self, lease: Lease, reason: str) -> None:
+        """The engine behind the lease did not answer: look at it now, not at the next beat."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaView:
+    replica: str
+    phase: str
+    """``COLD``, ``STARTING``, ``AWAKE`` …: the core's Phase names."""
+    depth: str | None
+    """``kv_released``, ``level_1``, ``level_2`` while asleep."""
+    residency: str
+    node: str | None
+    devices: tuple[str, ...]
+    device_bytes: int
+    host_bytes: int
+    leases: int
+    since_s: float
+    """Seconds in this phase."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelView:
+    model: str
+    state: str
+    """Of its best replica: ``awake``, ``waking``, ``starting``, ``draining``, ``falling_asleep``,
+    ``kv_released``, ``level_1``, ``level_2``, ``stopped``, ``failed``."""
+    replicas: tuple[ReplicaView, ...]
+    pinned: bool
+    waiting: int
+    running: int
+    max_model_len: int | None
+    """None until its engine was started once."""
+    wake_estimate_s: float
+    """From where its best replica is, to awake; measured costs where there are any."""
+    idle_s: float | None
+    created: int
+    """Unix seconds at which the model was configured."""
+
+
+@dataclass(frozen=True, slots=True)
+class NodeView:
+    node: str
+    devices: tuple[tuple[str, int, int], ...]
+    """(device, bytes booked, bytes of budget)"""
+    host_booked_bytes: int
+    host_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class FleetView:
+    models: tuple[ModelView, ...]
+    nodes: tuple[NodeView, ...]
+    waiting: int
+
+
+@dataclass(frozen=True, slots=True)
+class OperationView:
+    operation: str
+    kind: str
+    model: str
+    status: str
+    """``running``, ``done`` or ``failed``."""
+    error: str
+    seconds: float
+    phases_s: dict[str, float]
+    """Seconds by phase of what was done, e.g. ``sleep.kv``, ``wake.weights``, ``wake.canary``."""
+
+
+@dataclass(frozen=True, slots=True)
+class FleetEvent:
+    id: int
+    type: str
+    payload: dict[str, object]
+
+
+class UnknownModel(Exception):
+    """No model of that name; ``known`` are the names there are."""
+
+    def __init__(self, model: str, known: tuple[str, ...]) -> None:
+        super().__init__(model)
+        self.model = model
+        self.known = known
+
+
+class UnknownOperation(Exception):
+    """No operation of that id (or it is too long ago)."""
+
+
+class InvalidModel(Exception):
+    """A model that cannot be added; the message names key path and reason."""
+
+
+class FleetControl(Protocol):
+    """What the fleet API and /metrics ask. All but wait() answer at once; orders return the
+    id of an operation. Unknown models raise UnknownModel."""
+
+    def view(self) -> FleetView: ...
+
+    def model(self, model: str) -> ModelView: ...
+
+    def why(self, model: str) -> list[dict[str, object]]:
+        """The model's story, oldest first: ``at`` (Unix seconds), ``replica``, ``what``."""
+        ...
+
+    def wake(self, model: str) -> str: ...
+
+    def sleep(self, model: str, level: int) -> str:
+        """level 1 or 2; 0 gives back KV memory only."""
+        ...
+
+    def stop(self, model: str) -> str: ...
+
+    def switch(self, to: str, source: str | None, level: int) -> str: ...
+
+    def pin(self, model: str, pinned: bool) -> None: ...
+
+    def add_model(self, entry: dict[str, object]) -> str:
+        """One entry of fleet.yaml's ``models``. Raises InvalidModel."""
+        ...
+
+    def remove_model(self, model: str) -> str: ...
+
+    def operation(self, operation: str) -> OperationView: ...
+
+    async def wait(self, operation: str) -> OperationView: ...
+
+    def events(self, after: int | None) -> AsyncIterator[FleetEvent]:
+        """From just after event ``after`` (as far back as is kept), or from the present on."""
+        ...
