@@ -12,41 +12,10 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from controller.core.names import ModelState, RejectReason
-from workers.engine import Endpoint, EngineSpec, Memory, Report, Rest, Started
-
-
-@dataclass(frozen=True, slots=True)
-class NodeFound:
-    """A node of the pool and what it may use."""
-
-    node: str
-    devices: tuple[tuple[str, int], ...]
-    """(device, bytes in all)"""
-    host_bytes: int
-
-
-@dataclass(frozen=True, slots=True)
-class EngineSeen:
-    """An engine that was running before this controller was."""
-
-    replica: str
-    model: str
-    incarnation: int
-    rest: Rest | None
-    """None: awake."""
-    node: str
-    devices: tuple[str, ...]
-    memory: Memory
-    endpoint: Endpoint
-    max_model_len: int
-    spec: EngineSpec
-
-
-@dataclass(frozen=True, slots=True)
-class EngineDied:
-    replica: str
-    incarnation: int
-    reason: str
+from workers.engine import Endpoint, EngineSpec, Report, Rest, Started
+from workers.pool_values import EngineDied as EngineDied
+from workers.pool_values import EngineSeen as EngineSeen
+from workers.pool_values import NodeFound as NodeFound
 
 
 class Pool(Protocol):

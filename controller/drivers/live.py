@@ -1,0 +1,264 @@
+"""The live driver: turns what happens into events, and the core's commands into deeds.
+
+One task's worth of state, no locks: ``feed`` is synchronous, so an event and all that follows
+from it inside the core are one step. Every order runs in a task of its own that ends by feeding
+exactly one event; what a port raised becomes an event here and nowhere else. The clock is the
+event loop's, so that the same driver runs on a virtual loop in tests.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Coroutine, Mapping, Sequence
+from typing import Protocol
+
+from controller.core.commands import (
+    Command,
+    FinishOperation,
+    GrantLease,
+    RejectRequest,
+    SleepEngine,
+    StartEngine,
+    StopEngine,
+    WakeEngine,
+)
+from controller.core.events import (
+    CanaryDisagreed,
+    EngineFailed,
+    EngineFellAsleep,
+    EngineFound,
+    EngineLost,
+    EngineStarted,
+    EngineStopped,
+    EngineWoke,
+    Event,
+    ModelAdded,
+    NodeJoined,
+    TimePassed,
+)
+from controller.core.fleet import Fleet
+from controller.core.lifecycle import InvariantBroken
+from controller.core.names import (
+    NEVER,
+    Depth,
+    DeviceId,
+    Footprint,
+    Instant,
+    ModelName,
+    ModelSpec,
+    NodeId,
+    OpId,
+    ReplicaId,
+    RequestId,
+)
+from controller.ports import EngineSeen, Pool, Refused
+from workers.engine import (
+    CanaryMismatch,
+    Endpoint,
+    EngineError,
+    EngineSpec,
+    Memory,
+    Report,
+    Rest,
+)
+
+log = logging.getLogger("torpor.driver")
+
+REST_OF = {
+    Depth.KV_RELEASED: Rest.KV_RELEASED,
+    Depth.LEVEL_1: Rest.LEVEL_1,
+    Depth.LEVEL_2: Rest.LEVEL_2,
+}
+DEPTH_OF = {rest: depth for depth, rest in REST_OF.items()}
+
+
+class Observer(Protocol):
+    """Whoever wants to know what the core did: journal, metrics, event stream."""
+
+    def saw(self, event: Event, commands: Sequence[Command], fleet: Fleet) -> None: ...
+
+    def reported(self, model: str, order: str, depth: Depth, report: Report) -> None: ...
+
+
+class LiveDriver:
+    """Feeds one Fleet and executes what it orders on one Pool."""
+
+    def __init__(
+        self, fleet: Fleet, pool: Pool, models: Mapping[ModelName, tuple[ModelSpec, EngineSpec]]
+    ) -> None:
+        self.fleet = fleet
+        self.pool = pool
+        self.engines: dict[ModelName, EngineSpec] = {n: spec for n, (_, spec) in models.items()}
+        self.endpoints: dict[ReplicaId, Endpoint] = {}
+        self.max_model_len: dict[ModelName, int] = {}
+        self.observers: list[Observer] = []
+        self.grants: dict[RequestId, asyncio.Future[GrantLease]] = {}
+        self._specs = [spec for spec, _ in models.values()]
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._timer: asyncio.TimerHandle | None = None
+        self._closing = False
+
+    def now(self) -> Instant:
+        return Instant(asyncio.get_running_loop().time())
+
+    async def open(self) -> None:
+        """Join the pool, adopt what runs there, make the models known, begin."""
+        await self.pool.open()
+        for node in await self.pool.nodes():
+            devices = tuple((DeviceId(d), size) for d, size in node.devices)
+            self.feed(NodeJoined(self.now(), NodeId(node.node), devices, node.host_bytes))
+        for seen in await self.pool.discover():
+            self._adopt(seen)
+        for spec in self._specs:
+            self.feed(ModelAdded(self.now(), spec))
+        self._spawn(self._watch_deaths())
+
+    async def close(self) -> None:
+        """Stop driving; engines go on running."""
+        self._closing = True
+        if self._timer is not None:
+            self._timer.cancel()
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.pool.close()
+
+    def feed(self, event: Event) -> None:
+        """One step: the event, what the core orders on it, and who wants to know."""
+        if self._closing:
+            return
+        try:
+            commands = self.fleet.handle(event)
+        except InvariantBroken as broken:
+            log.error("invariant broken on %s: %s", type(event).__name__, broken)
+            return
+        for observer in self.observers:
+            observer.saw(event, commands, self.fleet)
+        for command in commands:
+            self._execute(command)
+        self._set_timer()
+
+    def _set_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        deadline = self.fleet.next_deadline()
+        if deadline != NEVER:
+            loop = asyncio.get_running_loop()
+            self._timer = loop.call_at(deadline, lambda: self.feed(TimePassed(self.now())))
+
+    def _execute(self, command: Command) -> None:
+        match command:
+            case GrantLease(request=request):
+                grant = self.grants.pop(request, None)
+                if grant is not None and not grant.done():
+                    grant.set_result(command)
+            case RejectRequest(request=request):
+                grant = self.grants.pop(request, None)
+                if grant is not None and not grant.done():
+                    grant.set_exception(
+                        Refused(command.reason, command.detail, command.retry_after_s)
+                    )
+            case StartEngine() | SleepEngine() | WakeEngine() | StopEngine():
+                self._order(command)
+            case FinishOperation():
+                pass
+            case _:
+                raise AssertionError(f"a command without a deed: {command}")
+
+    def _order(self, command: StartEngine | SleepEngine | WakeEngine | StopEngine) -> None:
+        task = self._spawn(self._carry_out(command))
+
+        def ended(task: asyncio.Task[None]) -> None:
+            if not task.cancelled() and (error := task.exception()) is not None:
+                log.error("%s: %r", command, error)
+                reason = f"{type(error).__name__}: {error}"
+                self.feed(EngineFailed(self.now(), command.op, command.replica, reason))
+
+        task.add_done_callback(ended)
+
+    async def _carry_out(
+        self, command: StartEngine | SleepEngine | WakeEngine | StopEngine
+    ) -> None:
+        op, replica = command.op, command.replica
+        began = self.now()
+        log.info("%s op=%d replica=%s", type(command).__name__, op, replica)
+        event: Event
+        try:
+            event = await self._answer(command)
+        except CanaryMismatch as mismatch:
+            event = CanaryDisagreed(self.now(), op, replica, str(mismatch))
+        except EngineError as error:
+            reason = f"{type(error).__name__}: {error}"
+            event = EngineFailed(self.now(), op, replica, reason)
+        seconds = event.at - began
+        log.info("%s op=%d replica=%s in %.3f s", type(event).__name__, op, replica, seconds)
+        self.feed(event)
+
+    async def _answer(self, command: StartEngine | SleepEngine | WakeEngine | StopEngine) -> Event:
+        op, replica = command.op, command.replica
+        match command:
+            case StartEngine(model=model, node=node, devices=devices):
+                started = await self.pool.start(
+                    replica, int(op), self.engines[model], node, tuple(devices)
+                )
+                self.endpoints[replica] = started.endpoint
+                self.max_model_len[model] = started.max_model_len
+                self._report(replica, "start", Depth.STOPPED, started)
+                return EngineStarted(self.now(), op, replica, _held(started.memory))
+            case SleepEngine(depth=depth):
+                slept = await self.pool.sleep(replica, REST_OF[depth])
+                self._report(replica, "sleep", depth, slept)
+                return EngineFellAsleep(self.now(), op, replica, _held(slept.memory))
+            case WakeEngine(depth=depth):
+                woke = await self.pool.wake(replica)
+                self._report(replica, "wake", depth, woke)
+                return EngineWoke(self.now(), op, replica, _held(woke.memory))
+            case StopEngine(incarnation=incarnation):
+                await self.pool.stop(replica, int(incarnation))
+                self.endpoints.pop(replica, None)
+                return EngineStopped(self.now(), op, replica)
+
+    def _report(self, replica: ReplicaId, order: str, depth: Depth, report: Report) -> None:
+        for observer in self.observers:
+            observer.reported(model_of(replica), order, depth, report)
+
+    def _adopt(self, seen: EngineSeen) -> None:
+        replica, model = ReplicaId(seen.replica), ModelName(seen.model)
+        self.endpoints[replica] = seen.endpoint
+        self.max_model_len[model] = seen.max_model_len
+        self.feed(
+            EngineFound(
+                at=self.now(),
+                replica=replica,
+                model=model,
+                incarnation=OpId(seen.incarnation),
+                depth=Depth.AWAKE if seen.rest is None else DEPTH_OF[seen.rest],
+                node=NodeId(seen.node),
+                devices=tuple(DeviceId(device) for device in seen.devices),
+                held=_held(seen.memory),
+            )
+        )
+
+    async def _watch_deaths(self) -> None:
+        async for died in self.pool.deaths():
+            log.warning("engine of %s died: %s", died.replica, died.reason)
+            self.feed(
+                EngineLost(self.now(), ReplicaId(died.replica), OpId(died.incarnation), died.reason)
+            )
+
+    def _spawn(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+
+def model_of(replica: ReplicaId) -> str:
+    """The model's name in ``{model}#{index}``."""
+    return replica.rpartition("#")[0]
+
+
+def _held(memory: Memory) -> Footprint:
+    return Footprint(memory.device_bytes, memory.host_bytes)
