@@ -69,6 +69,9 @@ class Lease:
     state: ModelState
     queued_s: float
     wake_s: float
+    max_wait_s: float | None = None
+    """The limit that the wait was under; a retry on another engine gets what remains of it.
+    None: not told, a retry waits under the model's own limit again."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,8 +2,9 @@
 
 Ray is never started by the controller: it would die with it, and the engines with Ray. The
 controller is a child in a session of its own, so that Ctrl-C reaches the supervisor alone and
-the burial has an order: the controller lets its responses end, the engines stop, Ray goes, the
-run's directory is removed. One supervisor for each state directory, held by a file lock.
+the burial has an order: the controller lets its responses end, the engines stop with Ray, the
+run's directory goes. The supervisor makes itself the reaper of whatever its descendants leave
+behind, so that nothing outlives it. One supervisor for each state directory, by a file lock.
 """
 
 from __future__ import annotations
@@ -16,12 +17,161 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
+import psutil
 from rich.console import Console
 
 from controller.settings import Settings
 from workers.ray_head import RayHead
+
+_PR_SET_PDEATHSIG = 1
+_PR_SET_CHILD_SUBREAPER = 36
+_GIVE_UP = 2
+"""The controller's exit code for "I cannot run like this": not restarted."""
+_QUICK_S = 20.0
+_QUICK_DEATHS = 5
+"""So many controllers in a row that lived less than _QUICK_S, and the supervisor gives up."""
+
+console = Console(stderr=True, highlight=False)
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def serve(settings: Settings) -> int:
+    """Run the fleet until a signal or until its controller cannot run. The exit code."""
+    with _sole_owner(settings.state_dir), _run_directory() as run_dir:
+        _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+        with _signals() as stop:
+            try:
+                return _run(settings, run_dir, stop)
+            finally:
+                _bury_descendants()
+
+
+class _Stop:
+    """Set by the first signal; tells the child that runs then."""
+
+    def __init__(self) -> None:
+        self.signalled = False
+        self.child: subprocess.Popen[bytes] | None = None
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        again, self.signalled = self.signalled, True
+        if self.child is None:
+            raise KeyboardInterrupt
+        self.child.send_signal(signal.SIGKILL if again else signal.SIGTERM)
+
+
+def _run(settings: Settings, run_dir: Path, stop: _Stop) -> int:
+    head = None
+    try:
+        address = settings.ray.address
+        if address is None:
+            console.print("torpor: starting Ray")
+            head = RayHead(run_dir / "ray", object_store_mib=settings.ray.object_store_mib)
+            address = head.start()
+        return _keep_controller(settings, run_dir, address, stop)
+    except KeyboardInterrupt:
+        return 130
+    finally:
+        stop.child = None
+        console.print("torpor: stopping the engines and Ray")
+        if head is not None:
+            head.stop()
+
+
+def _keep_controller(settings: Settings, run_dir: Path, address: str, stop: _Stop) -> int:
+    quick_deaths = 0
+    while True:
+        began = time.monotonic()
+        child = _start_controller(settings, run_dir, address)
+        stop.child = child
+        if stop.signalled:
+            child.terminate()
+        code = child.wait()
+        if stop.signalled:
+            return 0
+        if code == _GIVE_UP:
+            return 1
+        quick_deaths = quick_deaths + 1 if time.monotonic() - began < _QUICK_S else 1
+        if quick_deaths >= _QUICK_DEATHS:
+            console.print(f"torpor: the controller died {quick_deaths} times in a row; giving up")
+            return 1
+        console.print(f"torpor: the controller ended with {code}; starting it again")
+
+
+def _start_controller(settings: Settings, run_dir: Path, address: str) -> subprocess.Popen[bytes]:
+    config = run_dir / "fleet.json"
+    config.write_text(settings.to_json())
+    config.chmod(0o600)
+    command = [sys.executable, "-m", "controller.process", str(config), address]
+    environment = {**os.environ, "TMPDIR": str(run_dir / "tmp")}
+    (run_dir / "tmp").mkdir(exist_ok=True)
+    return subprocess.Popen(
+        command, env=environment, start_new_session=True, preexec_fn=_die_with_parent
+    )
+
+
+def _die_with_parent() -> None:
+    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+
+
+@contextmanager
+def _sole_owner(state_dir: Path) -> Iterator[None]:
+    state_dir.mkdir(parents=True, exist_ok=True)
+    with (state_dir / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            console.print(f"torpor: another fleet runs from {state_dir}")
+            raise SystemExit(1) from None
+        yield
+
+
+@contextmanager
+def _run_directory() -> Iterator[Path]:
+    """A short path: Ray's sockets lie below it, and a socket's path is at most 107 bytes."""
+    run_dir = Path(tempfile.mkdtemp(prefix="torpor-"))
+    try:
+        yield run_dir
+    finally:
+        shutil.rmtree(run_dir, ignore_errors=True)
+
+
+@contextmanager
+def _signals() -> Iterator[_Stop]:
+    stop = _Stop()
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.signal(number, stop) for number in numbers}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _bury_descendants() -> None:
+    """Whatever is left below this process: asked to end, then killed, then waited for."""
+    me = psutil.Process()
+    left = me.children(recursive=True)
+    for process in left:
+        with _gone_is_fine():
+            process.terminate()
+    psutil.wait_procs(left, timeout=3)
+    while left := me.children(recursive=True):
+        for process in left:
+            with _gone_is_fine():
+                process.kill()
+        psutil.wait_procs(left, timeout=3)
+
+
+@contextmanager
+def _gone_is_fine() -> Iterator[None]:
+    try:
+        yield
+    except psutil.NoSuchProcess:
+        return

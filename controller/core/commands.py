@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from controller.core.names import (
+    Cause,
     Depth,
     DeviceId,
     ModelName,
@@ -60,6 +61,9 @@ class SleepEngine(Command):
     op: OpId
     replica: ReplicaId
     depth: Depth
+    cause: Cause = Cause.ORDERED
+    whom: str = ""
+    """The model that it makes room for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +81,8 @@ class StopEngine(Command):
     op: OpId
     replica: ReplicaId
     incarnation: OpId
+    cause: Cause = Cause.ORDERED
+    whom: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,6 +27,7 @@ OpId = NewType("OpId", int)
 """One order to the world. The op of a replica's StartEngine is its *incarnation*."""
 
 NEVER = Instant(inf)
+LONG_AGO = Instant(0.0)
 
 
 class Depth(IntEnum):
@@ -46,6 +47,19 @@ class Residency(Enum):
     HOST = "host"
     NONE = "none"
     COLD = "cold"
+
+
+class Cause(Enum):
+    """Why a replica is demoted."""
+
+    IDLE = "idle"
+    EVICTED = "evicted"
+    """Another model, or the budget itself, needs the memory."""
+    ORDERED = "ordered"
+    """By an administrator."""
+    REMOVED = "removed"
+    CHANGED = "changed"
+    FAILED = "failed"
 
 
 class ModelState(Enum):
@@ -73,6 +87,9 @@ class Footprint:
             max(self.device_bytes, other.device_bytes),
             max(self.host_bytes, other.host_bytes),
         )
+
+
+NOTHING = Footprint()
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +146,15 @@ class FleetPolicy:
     """Doubled with each consecutive failure, at most 60 s."""
     minimum_awake_s: float = 0.0
     """A replica woken less than this ago is not evicted while it still has waiting requests."""
+    busy_leases: int = 1_000_000
+    """Leases on every awake replica of a model at which another of its replicas is brought up."""
+    stable_after_s: float = 60.0
+    """A failure of an engine that was up for this long begins a new count of failures."""
+    operation_limit_s: float = 900.0
+    """An administrator's order that is not done by then ends with an error."""
     costs: CostGuess = field(default_factory=CostGuess)
+    prefetch_at_once: int = 1
+    """So many starts at a time that nobody asked for."""
     prefetch_start: bool = True
     """Start every model once at boot, as far as memory goes, so that its canary is recorded."""
 

@@ -1,0 +1,198 @@
+"""The HTTP API as one ASGI application: who asks, which room answers, what an error looks like.
+
+``_Gateway`` stands before everything: it gives each request an id, asks the guard, and hands the
+inference routes to plain ASGI (``openai``) and all else to FastAPI. Whatever is raised becomes a
+row of the table in ``errors``.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
+from dataclasses import dataclass, field
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from controller.api.audit import record
+from controller.api.auth import Caller, Guard, is_administrative
+from controller.api.bodies import too_large
+from controller.api.errors import ApiError, Dialect, as_api_error
+from controller.api.fleet import fleet_routes
+from controller.api.openai import Asked, Inference
+from controller.api.reply import Reply
+from controller.api.routes import ROUTES, InferenceLimits
+from controller.api.status import status_routes, torpor_version
+from controller.api.upstream import Upstream, UpstreamLimits
+from controller.keyring import ApiKey
+from controller.metrics import Metrics
+from controller.ports import (
+    FleetControl,
+    InvalidModel,
+    Leases,
+    Refused,
+    UnknownModel,
+    UnknownOperation,
+)
+
+log = logging.getLogger("torpor.api")
+
+Lifespan = Callable[[], AbstractAsyncContextManager[object]]
+
+_REQUEST_ID = re.compile(rb"[A-Za-z0-9._:/+=@-]{1,128}")
+_OURS: tuple[type[Exception], ...] = (
+    ApiError,
+    Refused,
+    UnknownModel,
+    UnknownOperation,
+    InvalidModel,
+    RequestValidationError,
+    HTTPException,
+    Exception,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ApiSettings:
+    """What the API may be told. No keys: loopback only, everybody there may do everything."""
+
+    keys: tuple[ApiKey, ...] = ()
+    inference: InferenceLimits = field(default_factory=InferenceLimits)
+    upstream: UpstreamLimits = field(default_factory=UpstreamLimits)
+    operation_wait_s: float = 900.0
+    """Longest ``?wait=true``."""
+
+
+def create_app(
+    settings: ApiSettings,
+    leases: Leases,
+    control: FleetControl,
+    metrics: Metrics,
+    *,
+    lifespan: Lifespan = nullcontext,
+) -> ASGIApp:
+    """The application, for a server with ``lifespan="on"``. The given lifespan is entered
+    before the first request and left after the last, around the API's own client."""
+    upstream = Upstream(settings.upstream)
+
+    @asynccontextmanager
+    async def whole(app: FastAPI) -> AsyncIterator[None]:
+        async with lifespan(), upstream:
+            yield
+
+    def known() -> tuple[str, ...]:
+        return tuple(view.model for view in control.view().models)
+
+    fastapi = FastAPI(
+        title="torpor",
+        version=torpor_version(),
+        lifespan=whole,
+        redirect_slashes=False,
+        redoc_url=None,
+        swagger_ui_oauth2_redirect_url=None,
+    )
+    for kind in _OURS:
+        fastapi.add_exception_handler(kind, _error_answer)
+    fastapi.include_router(status_routes(control, metrics))
+    fastapi.include_router(fleet_routes(control, settings.operation_wait_s))
+    inference = Inference(settings.inference, leases, upstream, metrics)
+    return _Gateway(settings, fastapi, inference, known)
+
+
+async def _error_answer(request: Request, error: Exception) -> Response:
+    found = as_api_error(error, tuple)
+    answer = Response(found.body(), found.status, media_type="application/json")
+    answer.raw_headers += found.headers()
+    return answer
+
+
+class _Gateway:
+    """What every request passes first."""
+
+    def __init__(
+        self,
+        settings: ApiSettings,
+        fastapi: ASGIApp,
+        inference: Inference,
+        known: Callable[[], tuple[str, ...]],
+    ) -> None:
+        self._guard = Guard(settings.keys)
+        self._max_body_bytes = settings.inference.max_body_bytes
+        self._fastapi = fastapi
+        self._inference = inference
+        self._known = known
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        match scope["type"]:
+            case "http":
+                await self._http(scope, receive, send)
+            case "websocket":
+                await send({"type": "websocket.close", "code": 1008})
+            case _:
+                await self._fastapi(scope, receive, send)
+
+    async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
+        path, method = scope["path"], scope["method"]
+        headers = dict(scope["headers"])
+        request_id = _request_id(headers.get(b"x-request-id", b""))
+        scope["torpor.request_id"] = request_id
+        route = ROUTES.get(path)
+        reply = Reply(send, request_id, route.dialect if route else Dialect.OPENAI)
+        try:
+            caller = self._guard.admit(method, path, headers)
+        except ApiError as refused:
+            if is_administrative(path):
+                record(scope, Caller("", "", frozenset()), f"{method} {path}", "", refused.code)
+            return await reply.fail(refused)
+        if route is None:
+            scope["torpor.caller"] = caller
+            return await self._other(scope, receive, send, headers)
+        if method != "POST":
+            return await reply.fail(
+                ApiError("method_not_allowed", "Only POST is answered.", allow="POST")
+            )
+        asked = Asked(route, path, caller, request_id, headers)
+        return await self._inference.serve(asked, receive, send, self._known)
+
+    async def _other(
+        self, scope: Scope, receive: Receive, send: Send, headers: dict[bytes, bytes]
+    ) -> None:
+        """FastAPI's part, with the request's id on every answer and bodies within bounds."""
+        own = (b"x-request-id", scope["torpor.request_id"].encode())
+
+        async def sent(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message.get("headers", ()), own]
+            await send(message)
+
+        try:
+            await self._fastapi(scope, _bounded(receive, self._max_body_bytes), sent)
+        except Exception:
+            # The handler for Exception has answered; Starlette raises it again for the log.
+            log.exception("request %s failed", scope["torpor.request_id"])
+
+
+def _bounded(receive: Receive, max_bytes: int) -> Receive:
+    seen = 0
+
+    async def received() -> Message:
+        nonlocal seen
+        message = await receive()
+        seen += len(message.get("body", b""))
+        if seen > max_bytes:
+            raise HTTPException(413, too_large(max_bytes).message)
+        return message
+
+    return received
+
+
+def _request_id(given: bytes) -> str:
+    """The caller's, if it is one that may stand in a header and a log; else ours."""
+    if _REQUEST_ID.fullmatch(given):
+        return given.decode()
+    return f"req-{os.urandom(12).hex()}"

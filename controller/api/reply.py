@@ -1,0 +1,147 @@
+"""The client's side of one inference request: what it has been sent, and how it may go on.
+
+Four stages, in order: nothing sent; comments sent (a stream that still waits: its status is 200
+for good); the engine's bytes are being forwarded (no other engine can take over); ended.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from enum import Enum
+
+from starlette.types import Send
+
+from controller.api.errors import ApiError, Dialect
+from controller.api.upstream import Answer
+from controller.ports import Lease, Outlook
+
+RawHeaders = list[tuple[bytes, bytes]]
+
+_SSE_HEADERS = [
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-cache"),
+    (b"x-accel-buffering", b"no"),
+]
+_EVENT_ENDS = (b"\n\n", b"\r\n\r\n", b"\r\r")
+
+
+class Stage(Enum):
+    NOTHING = "nothing"
+    COMMENTS = "comments"
+    FORWARDING = "forwarding"
+    ENDED = "ended"
+
+
+class Reply:
+    """Owns ``send`` for one request."""
+
+    def __init__(self, send: Send, request_id: str, dialect: Dialect) -> None:
+        self.stage = Stage.NOTHING
+        self.status = 0
+        """For the metrics; that of the error where a stream failed. 0: nothing was sent."""
+        self.sending_since: float | None = None
+        """The loop's time at which the client was given what it has not taken yet."""
+        self._send = send
+        self._own = [(b"x-request-id", request_id.encode())]
+        self._dialect = dialect
+        self._figures = b""
+        self._tail = b""
+        self._is_sse = False
+
+    def granted(self, lease: Lease, queued_s: float) -> None:
+        """The wait is over; its figures go with whatever is sent next."""
+        state = lease.state.value
+        queue_ms, wake_ms = round(queued_s * 1e3), round(lease.wake_s * 1e3)
+        del self._own[1:]
+        self._own += [
+            (b"x-torpor-model-state", state.encode()),
+            (b"x-torpor-queue-ms", b"%d" % queue_ms),
+            (b"x-torpor-wake-ms", b"%d" % wake_ms),
+        ]
+        self._figures = f": torpor state={state} queue_ms={queue_ms} wake_ms={wake_ms}\n\n".encode()
+
+    def waited(self, seconds: float) -> None:
+        """The wait ended without a grant."""
+        if len(self._own) == 1:
+            self._own.append((b"x-torpor-queue-ms", b"%d" % round(seconds * 1e3)))
+
+    async def comment(self, outlook: Outlook) -> None:
+        """Tell a waiting stream how it stands; the first one settles status and headers."""
+        if self.stage is Stage.NOTHING:
+            self.stage = Stage.COMMENTS
+            await self._start(200, [*self._own[:1], *_SSE_HEADERS])
+        estimate_ms = round(min(outlook.estimate_s, 1e6) * 1e3)
+        await self._body(f": torpor phase={outlook.phase} estimate_ms={estimate_ms}\n\n".encode())
+
+    async def begin(self, answer: Answer, first: bytes) -> None:
+        """The engine's head and its first bytes; from here on there is no way back."""
+        is_commented = self.stage is Stage.COMMENTS
+        self.stage = Stage.FORWARDING
+        self._is_sse = answer.is_sse
+        if is_commented:
+            await self._body(self._figures + first)
+        else:
+            await self._start(answer.status, answer.headers + self._own)
+            if first:
+                await self._body(first)
+        self._tail = first[-4:]
+
+    async def forward(self, chunk: bytes) -> None:
+        self._tail = chunk[-4:]
+        await self._body(chunk)
+
+    async def translate(self, status: int, whole: bytes) -> None:
+        """An engine's answer that is no stream, to a client that was already promised one."""
+        event = b"event: error\n" if status >= 400 else b""
+        try:
+            said = json.loads(whole)
+        except ValueError:
+            return await self.fail(ApiError("engine_failed", f"The engine answered {status}."))
+        self.stage = Stage.FORWARDING
+        self.status = status
+        line = json.dumps(said, separators=(",", ":")).encode()
+        await self._body(self._figures + event + b"data: " + line + b"\n\n")
+        return await self.end()
+
+    async def end(self) -> None:
+        self.stage = Stage.ENDED
+        await self._send({"type": "http.response.body", "body": b""})
+
+    async def fail(self, error: ApiError) -> None:
+        """Say what went wrong in the way that is still open. Where none is, return without
+        ending: the server then cuts the connection, which no client takes for a whole answer."""
+        match self.stage:
+            case Stage.NOTHING:
+                await self._refuse(error)
+            case Stage.COMMENTS:
+                self.status = error.status
+                await self._body(self._figures + error.event(self._dialect))
+                await self.end()
+            case Stage.FORWARDING:
+                self.status = error.status
+                if self._is_sse and self._tail.endswith(_EVENT_ENDS):
+                    await self._body(error.event(self._dialect))
+                    await self.end()
+            case Stage.ENDED:
+                pass
+
+    async def _refuse(self, error: ApiError) -> None:
+        body = error.body(self._dialect)
+        self.stage = Stage.ENDED
+        head = [
+            (b"content-type", b"application/json"),
+            (b"content-length", b"%d" % len(body)),
+            *error.headers(),
+        ]
+        await self._start(error.status, head + self._own)
+        await self._send({"type": "http.response.body", "body": body})
+
+    async def _start(self, status: int, headers: RawHeaders) -> None:
+        self.status = status
+        await self._send({"type": "http.response.start", "status": status, "headers": headers})
+
+    async def _body(self, chunk: bytes) -> None:
+        self.sending_since = asyncio.get_running_loop().time()
+        await self._send({"type": "http.response.body", "body": chunk, "more_body": True})
+        self.sending_since = None

@@ -1,0 +1,277 @@
+"""``fleet.yaml`` as pydantic models: keys, units, bounds. What a value means is settings.py's.
+
+Every default that the core has is the core's (names.py) and only quoted here. Sizes are GiB or
+MiB and times are seconds, as their names say; a time of the ladder may be ``never``.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from math import inf
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    WithJsonSchema,
+    field_validator,
+)
+
+from controller.core.names import CostGuess, FleetPolicy, Ladder, ModelName, ModelSpec
+
+_POLICY = FleetPolicy()
+_COSTS = CostGuess()
+_LADDER = Ladder()
+_MODEL = ModelSpec(ModelName(""), {})
+
+
+def _seconds_or_never(value: object) -> float:
+    if value == "never":
+        return inf
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError('must be a number of seconds, or "never"')
+    if not value >= 0:
+        raise ValueError("must be ≥ 0")
+    return float(value)
+
+
+SecondsOrNever = Annotated[
+    float,
+    BeforeValidator(_seconds_or_never),
+    WithJsonSchema({"anyOf": [{"type": "number", "minimum": 0}, {"const": "never"}]}),
+]
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Duration = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Size = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+SizeOrZero = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Share = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=1)]
+RestName = Literal["kv_released", "level_1", "level_2", "stopped"]
+DeviceKind = Literal["auto", "cpu", "cuda"]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(
+        extra="forbid", strict=True, frozen=True, use_attribute_docstrings=True
+    )
+
+
+class KeySection(Section):
+    """One API key; ``torpor keys new`` prints such an entry."""
+
+    name: Annotated[str, Field(min_length=1)]
+    tenant: str = ""
+    roles: Annotated[list[Literal["inference", "admin"]], Field(min_length=1)]
+    sha256: str
+    """Of the key, in hexadecimal; the key itself is stored nowhere."""
+
+    @field_validator("sha256")
+    @classmethod
+    def _is_a_hash(cls, value: str) -> str:
+        if len(value) != 64 or set(value) - set("0123456789abcdef"):
+            raise ValueError("must be 64 hexadecimal digits, as `torpor keys new` prints them")
+        return value
+
+
+class ServerSection(Section):
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65535)] = 8000
+    """0: any free one."""
+    max_body_mib: Size = 64.0
+    keys: list[KeySection] = []
+    keys_file: str | None = None
+    """A YAML list of such entries, beside this file."""
+
+
+class NodeSection(Section):
+    name: str
+    """As ``torpor status`` names it."""
+    devices: Count = 1
+    device_budget_gib: Size | None = None
+    host_budget_gib: Size | None = None
+
+
+class MemorySection(Section):
+    """What the fleet may use. Without a GPU device and host are one memory: the device's."""
+
+    device_budget_gib: Size | None = None
+    """Of each device; none: ``device_fraction`` of what the device has."""
+    device_fraction: Share = 0.9
+    host_budget_gib: Size | None = None
+    """Of each node; none: ``host_fraction`` of what the node has."""
+    host_fraction: Share = 0.5
+    nodes: list[NodeSection] = []
+    """Nodes that differ, and for `torpor plan` all nodes there will be."""
+
+
+class CostSection(Section):
+    """Seconds that orders are thought to take before any was measured."""
+
+    start_s: Duration = _COSTS.start_s
+    wake_kv_released_s: Duration = _COSTS.wake_kv_released_s
+    wake_level_1_s: Duration = _COSTS.wake_level_1_s
+    wake_level_2_s: Duration = _COSTS.wake_level_2_s
+    sleep_s: Duration = _COSTS.sleep_s
+    stop_s: Duration = _COSTS.stop_s
+
+
+class PolicySection(Section):
+    backlog_limit: Annotated[int, Field(ge=0)] = _POLICY.backlog_limit
+    evict_to: RestName = "level_1"
+    restart_backoff_s: Duration = _POLICY.restart_backoff_s
+    minimum_awake_s: Duration = _POLICY.minimum_awake_s
+    busy_leases: Count = _POLICY.busy_leases
+    """Requests on every awake replica at which another replica is brought up."""
+    stable_after_s: Duration = _POLICY.stable_after_s
+    operation_limit_s: Seconds = _POLICY.operation_limit_s
+    prefetch_start: bool = _POLICY.prefetch_start
+    """Start every model once at boot, as far as memory goes."""
+    prefetch_at_once: Count = _POLICY.prefetch_at_once
+    costs: CostSection = CostSection()
+
+
+class TimeoutSection(Section):
+    """An order that takes longer has failed."""
+
+    start_s: Seconds = 900.0
+    sleep_s: Seconds = 180.0
+    wake_s: Seconds = 180.0
+    stop_s: Seconds = 60.0
+
+
+class JournalSection(Section):
+    max_mib: Size = 64.0
+    files: Annotated[int, Field(ge=0)] = 4
+
+
+class RaySection(Section):
+    address: str | None = None
+    """Of a Ray cluster to join; none: a head of our own."""
+    object_store_mib: Annotated[int, Field(ge=76)] = 128
+    """Small, since no tokens travel through Ray. Ray's own minimum is 75 MB."""
+
+
+class IdleSection(Section):
+    """Seconds since the end of the last response; each step a time or ``never``."""
+
+    kv_released_s: SecondsOrNever = _LADDER.kv_released_s
+    level_1_s: SecondsOrNever = _LADDER.level_1_s
+    level_2_s: SecondsOrNever = _LADDER.level_2_s
+    stopped_s: SecondsOrNever = _LADDER.stopped_s
+
+    @field_validator("level_1_s", "level_2_s", "stopped_s")
+    @classmethod
+    def _after_the_step_before(cls, value: float, info: ValidationInfo) -> float:
+        steps = [(name, at) for name, at in info.data.items() if at != inf]
+        name, at = max(steps, key=lambda step: step[1], default=("", 0.0))
+        if value < at:
+            raise ValueError(f"must be ≥ {name} ({at:g}): the ladder only goes down")
+        return value
+
+
+class FootprintSection(Section):
+    """What is known better than the estimate; device sizes are for each device."""
+
+    weights_gib: SizeOrZero | None = None
+    awake_gib: SizeOrZero | None = None
+    kv_released_gib: SizeOrZero | None = None
+    level_1_gib: SizeOrZero | None = None
+    level_2_gib: SizeOrZero | None = None
+    host_awake_gib: SizeOrZero | None = None
+    host_level_1_gib: SizeOrZero | None = None
+    host_level_2_gib: SizeOrZero | None = None
+
+
+class ModelDefaults(Section):
+    """What ``defaults`` may hold; a model's own keys win, mappings are merged key by key."""
+
+    kind: Literal["vllm", "fake"] = "vllm"
+    replicas: Count = _MODEL.replicas
+    tensor_parallel: Count = _MODEL.devices_per_replica
+    kv_cache_gib: Size | None = None
+    """On each device; none: 0.25 without a GPU, 4 on one."""
+    engine_args: dict[str, Any] = {}
+    """vLLM's own arguments by their Python names (``max_model_len``, ``dtype``, …)."""
+    env: dict[str, str] = {}
+    idle: IdleSection = IdleSection()
+    deepest: RestName = "stopped"
+    pinned: bool = _MODEL.pinned
+    max_wait_s: Duration = _MODEL.max_wait_s
+    max_restarts: Annotated[int, Field(ge=0)] = _MODEL.max_restarts
+    canary_sampling: Annotated[float, Field(ge=0, le=1)] = 1.0
+    """Share of wakes after which the answers are checked against those from before."""
+    footprint: FootprintSection = FootprintSection()
+
+
+class ModelEntry(ModelDefaults):
+    name: Annotated[str, Field(min_length=1, max_length=100)]
+    """What clients ask for."""
+    path: Annotated[str, Field(min_length=1)]
+    """A directory (``./…``, ``../…``, ``~/…``, ``/…``; relative to this file) or a hub name."""
+    revision: str | None = None
+
+    @field_validator("name")
+    @classmethod
+    def _can_be_a_key(cls, name: str) -> str:
+        bad = sorted({c for c in name if not (c.isascii() and (c.isalnum() or c in "._:+-/"))})
+        if bad:
+            raise ValueError(f"must not contain {' '.join(map(repr, bad))}")
+        if not name[0].isalnum() or not name[-1].isalnum():
+            raise ValueError("must begin and end with a letter or a digit")
+        return name
+
+
+class FleetFile(Section):
+    """torpor's fleet.yaml."""
+
+    device: DeviceKind = "auto"
+    server: ServerSection = ServerSection()
+    memory: MemorySection = MemorySection()
+    policy: PolicySection = PolicySection()
+    timeouts: TimeoutSection = TimeoutSection()
+    journal: JournalSection = JournalSection()
+    ray: RaySection = RaySection()
+    state_dir: str | None = None
+    """Relative to this file; none: ``$TORPOR_STATE_DIR``, or ``~/.local/state/torpor``."""
+    log_dir: str | None = None
+    """None: ``logs`` in the state directory."""
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    defaults: ModelDefaults = ModelDefaults()
+    models: Annotated[list[ModelEntry], Field(min_length=1)]
+
+
+def json_schema() -> dict[str, Any]:
+    """Of fleet.yaml, for editors; committed as docs/fleet.schema.json."""
+    schema = FleetFile.model_json_schema()
+    schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
+    named: dict[str, Any] = _infinity_named(schema)
+    return named
+
+
+def _infinity_named(node: Any) -> Any:
+    if isinstance(node, dict):
+        return {key: _infinity_named(value) for key, value in node.items()}
+    if isinstance(node, list):
+        return [_infinity_named(value) for value in node]
+    return "never" if node == inf else node
+
+
+def known_keys(section: type[Section] = Section) -> Iterator[str]:
+    """Every key of the file, for "did you mean"."""
+    yield from section.model_fields
+    for kind in section.__subclasses__():
+        yield from known_keys(kind)
+
+
+def schema_text() -> str:
+    """docs/fleet.schema.json, to the letter."""
+    return json.dumps(json_schema(), indent=2, ensure_ascii=False) + "\n"
+
+
+if __name__ == "__main__":
+    sys.stdout.write(schema_text())

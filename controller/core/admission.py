@@ -1,0 +1,85 @@
+"""Whether an arriving request may wait; if not, why, and when to try again."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import inf
+
+from controller.core.books import Books
+from controller.core.events import RequestArrived
+from controller.core.models import ModelRecord
+from controller.core.names import ModelName, RejectReason
+from controller.core.outlook import outlook_of
+from controller.core.placement import why_never
+from controller.core.rooms import Rooms
+from controller.core.routing import is_on_its_way, is_usable, pick_to_serve
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    reason: RejectReason
+    detail: str
+    retry_after_s: float | None = None
+
+
+def admit(books: Books, event: RequestArrived) -> None:
+    """Into the backlog, or rejected. An id that waits or holds a lease is a double: nothing."""
+    request, model = event.request, event.model
+    if request in books.backlog or request in books.leased:
+        return
+    record = books.models.get(model)
+    if record is None or record.is_removed:
+        books.reject(request, RejectReason.UNKNOWN_MODEL, f"no model {model}")
+        return
+    max_wait_s = record.spec.max_wait_s if event.max_wait_s is None else event.max_wait_s
+    if pick_to_serve(record.replicas) is not None:
+        max_wait_s = inf  # granted in this very step
+    elif refusal := _refusal(books, record, max_wait_s):
+        books.reject(request, refusal.reason, refusal.detail, refusal.retry_after_s)
+        return
+    books.backlog.add(request, model, books.now, max_wait_s)
+    books.version += 1
+
+
+def _refusal(books: Books, record: ModelRecord, max_wait_s: float) -> Refusal | None:
+    if record.is_given_up and not any(is_usable(replica) for replica in record.replicas):
+        return Refusal(RejectReason.CANNOT_START, record.why_given_up)
+    is_coming = any(is_on_its_way(replica) for replica in record.replicas)
+    if not is_coming and (why := why_never(Rooms(books), record)):
+        return Refusal(RejectReason.NEVER_FITS, why)
+    estimate_s = outlook_of(books, record).estimate_s
+    retry_s = max(1.0, estimate_s) if estimate_s < inf else None
+    if len(books.backlog) >= books.policy.backlog_limit:
+        detail = f"{len(books.backlog)} requests wait already"
+        return Refusal(RejectReason.BACKLOG_FULL, detail, retry_s)
+    if estimate_s > max_wait_s:
+        _wish(books, record)
+        return Refusal(
+            RejectReason.WAIT_TOO_LONG, _too_long(record, estimate_s, max_wait_s), retry_s
+        )
+    return None
+
+
+def _wish(books: Books, record: ModelRecord) -> None:
+    """Nobody waits, but whoever tries again when told to ought to find it awake."""
+    record.wished_at = books.now
+
+
+def _too_long(record: ModelRecord, estimate_s: float, max_wait_s: float) -> str:
+    if estimate_s == inf:
+        return f"what is pinned leaves no room for {record.spec.name}"
+    return f"would take about {estimate_s:.1f} s, longer than {max_wait_s:.1f} s"
+
+
+def turn_away_hopeless(books: Books, model: ModelName) -> None:
+    """After a failure: those who wait but cannot be served in time any more."""
+    record = books.models[model]
+    if pick_to_serve(record.replicas) is not None or record.is_given_up:
+        return
+    estimate_s = outlook_of(books, record).estimate_s
+    for waiting in books.backlog.of(model):
+        left_s = waiting.deadline - books.now
+        if left_s < estimate_s < inf:
+            detail = _too_long(record, estimate_s, left_s)
+            books.reject(waiting.request, RejectReason.WAIT_TOO_LONG, detail, estimate_s)
+            _wish(books, record)

@@ -1,0 +1,346 @@
+"""What the fleet knows, and the moves that change it.
+
+Each move writes one decision or one fact everywhere it belongs: phase, ledger, backlog, story,
+and the list of commands. Observing and planning are made of these moves and of nothing else.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from controller.core import idle
+from controller.core.backlog import Backlog, Waiting
+from controller.core.commands import (
+    Command,
+    FinishOperation,
+    GrantLease,
+    RejectRequest,
+    SleepEngine,
+    StartEngine,
+    StopEngine,
+    WakeEngine,
+)
+from controller.core.costs import CostTable
+from controller.core.ledger import HOST, Ledger
+from controller.core.lifecycle import ON_THE_MOVE, Action, Goal, Order, Phase, Place, Replica
+from controller.core.models import ModelRecord, backoff_s
+from controller.core.names import (
+    LONG_AGO,
+    NEVER,
+    NOTHING,
+    Cause,
+    Depth,
+    FleetPolicy,
+    Footprint,
+    Instant,
+    ModelName,
+    ModelState,
+    OpId,
+    RejectReason,
+    ReplicaId,
+    RequestId,
+)
+from controller.core.operations import Operation, Operations
+
+AT_ONCE = Instant(float("-inf"))
+
+
+@dataclass(frozen=True, slots=True)
+class PhaseChange:
+    """For whoever counts and logs: one step that a replica took within one event."""
+
+    replica: ReplicaId
+    before: Phase
+    after: Phase
+    why: str
+
+
+class Books:
+    def __init__(self, policy: FleetPolicy, first_op: int) -> None:
+        self.policy = policy
+        self.now = LONG_AGO
+        self.models: dict[ModelName, ModelRecord] = {}
+        self.replicas: dict[ReplicaId, Replica] = {}
+        self.moving: dict[ReplicaId, Replica] = {}
+        """Those in a phase ON_THE_MOVE: an index, kept by ``touch``."""
+        self.leased: dict[RequestId, ReplicaId] = {}
+        """Every granted request that was not released, also those whose engine is gone."""
+        self.ledger = Ledger()
+        self.backlog = Backlog()
+        self.costs = CostTable(policy.costs)
+        self.operations = Operations()
+        self.commands: list[Command] = []
+        self.changes: list[PhaseChange] = []
+        self.version = 0
+        """Counts moves; the plan rests when it stands still."""
+        self._next_op = first_op
+
+    # arithmetic
+
+    def new_op(self) -> OpId:
+        op = OpId(self._next_op)
+        self._next_op += 1
+        return op
+
+    def skip_op(self, used: OpId) -> None:
+        """An op that was given out before this fleet was built."""
+        self._next_op = max(self._next_op, used + 1)
+
+    def footprint(self, replica: Replica, depth: Depth) -> Footprint:
+        """What it will hold at ``depth``. Falling asleep takes no device memory, whatever an
+        estimate for that depth may say."""
+        expected = self.models[replica.model].footprint(depth)
+        if depth is Depth.AWAKE or expected.device_bytes <= replica.held.device_bytes:
+            return expected
+        return Footprint(replica.held.device_bytes, expected.host_bytes)
+
+    def heads_for(self, replica: Replica) -> Depth:
+        """Where it rests once the order in flight, or the drain, has ended well."""
+        match replica.phase:
+            case Phase.STARTING | Phase.WAKING:
+                return Depth.AWAKE
+            case Phase.FALLING_ASLEEP if replica.order is not None:
+                return replica.order.depth
+            case Phase.DRAINING if replica.goal is not None:
+                return replica.goal.depth
+            case Phase.STOPPING | Phase.FAILED:
+                return Depth.STOPPED
+            case _:
+                return replica.depth
+
+    def will_hold(self, replica: Replica) -> Footprint:
+        """There."""
+        depth = self.heads_for(replica)
+        return replica.held if depth is replica.depth else self.footprint(replica, depth)
+
+    def has_host_for(self, replica: Replica, depth: Depth) -> bool:
+        """Whether the host has room for what falling to ``depth`` adds."""
+        if replica.place is None:
+            return False
+        growth = self.footprint(replica, depth).host_bytes - replica.held.host_bytes
+        return growth <= 0 or growth <= self.ledger.free(replica.place.node, HOST)
+
+    def due(self, replica: Replica) -> Instant:
+        """When the plan must look at a replica again for its own sake."""
+        match replica.phase:
+            case Phase.FAILED:
+                return replica.bury_at
+            case Phase.COLD:
+                return AT_ONCE if replica.is_retiring else NEVER
+            case Phase.AWAKE | Phase.ASLEEP if replica.is_retiring:
+                return AT_ONCE
+            case Phase.AWAKE | Phase.ASLEEP if not replica.leases:
+                spec = self.models[replica.model].spec
+                return idle.next_rung_at(spec, replica.depth, replica.idle_since)
+            case Phase.DRAINING if not replica.leases:
+                return AT_ONCE
+            case _:
+                return NEVER
+
+    # the phases
+
+    def move(self, replica: Replica, phase: Phase, why: str) -> None:
+        before = replica.phase
+        replica.move(phase, self.now, why)
+        self.changes.append(PhaseChange(replica.id, before, phase, why))
+        self.touch(replica)
+
+    def touch(self, replica: Replica) -> None:
+        replica.due = self.due(replica)
+        if replica.phase in ON_THE_MOVE:
+            self.moving[replica.id] = replica
+        else:
+            self.moving.pop(replica.id, None)
+        self.version += 1
+
+    def touch_model(self, record: ModelRecord) -> None:
+        for replica in record.replicas:
+            self.touch(replica)
+
+    # orders
+
+    def order_start(self, replica: Replica, place: Place, why: str) -> None:
+        self._reserve(replica, place, Depth.AWAKE)
+        replica.place = place
+        order = self._open(replica, Action.START, Depth.STOPPED)
+        replica.incarnation = order.op
+        replica.raised_at, replica.raised_from = self.now, Depth.STOPPED
+        self.models[replica.model].is_unstarted = False
+        self.move(replica, Phase.STARTING, why)
+        self.commands.append(
+            StartEngine(order.op, replica.id, replica.model, place.node, place.devices)
+        )
+
+    def order_wake(self, replica: Replica, why: str) -> None:
+        assert replica.place is not None
+        self._reserve(replica, replica.place, Depth.AWAKE)
+        order = self._open(replica, Action.WAKE, replica.depth)
+        replica.raised_at, replica.raised_from = self.now, replica.depth
+        self.move(replica, Phase.WAKING, why)
+        self.commands.append(WakeEngine(order.op, replica.id, replica.depth))
+
+    def order_down(self, replica: Replica, goal: Goal) -> None:
+        """To the goal's depth, from DRAINED, from ASLEEP, or (stopped) from FAILED."""
+        assert replica.place is not None
+        assert replica.incarnation is not None
+        if goal.depth is Depth.STOPPED:
+            order = self._open(replica, Action.STOP, Depth.STOPPED)
+            self.move(replica, Phase.STOPPING, str(goal))
+            self.commands.append(
+                StopEngine(order.op, replica.id, replica.incarnation, goal.cause, goal.whom)
+            )
+        else:
+            self._reserve(replica, replica.place, goal.depth)
+            order = self._open(replica, Action.SLEEP, goal.depth)
+            self.move(replica, Phase.FALLING_ASLEEP, f"to {goal.depth.name}: {goal}")
+            self.commands.append(
+                SleepEngine(order.op, replica.id, goal.depth, goal.cause, goal.whom)
+            )
+
+    def _open(self, replica: Replica, action: Action, depth: Depth) -> Order:
+        replica.order = Order(self.new_op(), action, depth, self.now)
+        return replica.order
+
+    def _reserve(self, replica: Replica, place: Place, depth: Depth) -> None:
+        union = replica.held.union(self.footprint(replica, depth))
+        self.ledger.reserve(replica, place, union)
+
+    def close_order(self, replica: Replica) -> Order:
+        """It was answered well: what it took is learned."""
+        order = replica.order
+        assert order is not None
+        replica.order = None
+        self.costs.learn(replica.model, order.action, order.depth, self.now - order.at)
+        return order
+
+    def settle(self, replica: Replica, held: Footprint, depth: Depth) -> None:
+        """Measured: that is what it holds, and what its like will be booked at."""
+        assert replica.place is not None
+        replica.held = held
+        replica.depth = depth
+        if not replica.is_retiring:
+            self.models[replica.model].measured[depth] = held
+        self.ledger.settle(replica, replica.place, held)
+
+    def lay_down(self, replica: Replica) -> None:
+        """Nothing is left of its engine."""
+        if replica.place is not None:
+            self.ledger.release(replica, replica.place)
+        replica.held, replica.place, replica.depth = NOTHING, None, Depth.STOPPED
+        replica.incarnation = replica.order = replica.goal = None
+        replica.stop_failures = 0
+
+    # drains
+
+    def drain(self, replica: Replica, goal: Goal) -> None:
+        replica.goal = goal
+        if replica.phase is Phase.AWAKE:
+            self.move(replica, Phase.DRAINING, f"to {goal.depth.name}: {goal}")
+        else:
+            replica.tell(self.now, "DRAINING", f"now to {goal.depth.name}: {goal}")
+            self.touch(replica)
+
+    def call_off(self, replica: Replica, why: str) -> None:
+        replica.goal = None
+        self.move(replica, Phase.AWAKE, why)
+
+    # failures
+
+    def fail(self, replica: Replica, reason: str) -> None:
+        """Its engine is broken: the bytes stay, the leases are nobody's until released."""
+        record = self.models[replica.model]
+        is_stop = replica.phase is Phase.STOPPING
+        was_awake = replica.phase in (Phase.AWAKE, Phase.DRAINING)
+        replica.bury_at = self.now
+        if is_stop:
+            replica.stop_failures += 1
+            wait = backoff_s(self.policy.restart_backoff_s, replica.stop_failures)
+            replica.bury_at = Instant(self.now + wait)
+        else:
+            self._count_failure(record, replica, reason)
+        replica.order = replica.goal = None
+        replica.leases = {}
+        self.move(replica, Phase.FAILED, reason)
+        if record.spec.pinned and was_awake:
+            record.wished_at = self.now
+        for operation in self.operations:
+            if replica.id in operation.demoting and operation.depth is not Depth.STOPPED:
+                operation.error = f"{replica.id} failed and is being stopped: {reason}"
+
+    def _count_failure(self, record: ModelRecord, replica: Replica, reason: str) -> None:
+        was_stable = (
+            replica.phase is not Phase.STARTING
+            and self.now - replica.up_since >= self.policy.stable_after_s
+        )
+        record.failures = 1 if was_stable else record.failures + 1
+        wait = backoff_s(self.policy.restart_backoff_s, record.failures)
+        record.retry_at = Instant(self.now + wait)
+        record.last_error = reason
+        record.is_unstarted = False
+
+    # requests
+
+    def grant(self, waiting: Waiting, replica: Replica) -> None:
+        self.backlog.remove(waiting.request)
+        replica.leases[waiting.request] = self.now
+        self.leased[waiting.request] = replica.id
+        state, wake_s = ModelState.AWAKE, 0.0
+        if replica.awake_since > waiting.arrived:
+            is_cold = replica.raised_from is Depth.STOPPED
+            state = ModelState.COLD if is_cold else ModelState.WOKEN
+            wake_s = replica.awake_since - max(waiting.arrived, replica.raised_at)
+        self.touch(replica)
+        self.commands.append(
+            GrantLease(waiting.request, replica.id, state, self.now - waiting.arrived, wake_s)
+        )
+
+    def release(self, request: RequestId) -> None:
+        holder = self.leased.pop(request, None)
+        replica = self.replicas.get(holder) if holder is not None else None
+        if replica is not None and replica.leases.pop(request, None) is not None:
+            replica.idle_since = self.now
+            self.touch(replica)
+
+    def reject(
+        self, request: RequestId, reason: RejectReason, detail: str, retry_s: float | None = None
+    ) -> None:
+        if request in self.backlog:
+            self.backlog.remove(request)
+        self.version += 1
+        self.commands.append(RejectRequest(request, reason, detail, retry_s))
+
+    def reject_all(self, model: ModelName, reason: RejectReason, detail: str) -> None:
+        for waiting in self.backlog.of(model):
+            self.reject(waiting.request, reason, detail)
+
+    def refuse(self, model: ModelName, reason: RejectReason, why: str) -> None:
+        """Whoever wants it awake is told that it cannot be."""
+        self.reject_all(model, reason, why)
+        self.models[model].wished_at = None
+        for operation in self.operations.waking(model):
+            self.finish(operation, why)
+
+    # administrators' orders
+
+    def finish(self, operation: Operation, error: str = "") -> None:
+        self.operations.remove(operation)
+        self.version += 1
+        self.commands.append(FinishOperation(operation.id, error or operation.error))
+
+    def retire(self, replica: Replica) -> None:
+        replica.is_retiring = True
+        self.touch(replica)
+
+    def forget(self, replica: Replica) -> None:
+        """Gone for good; with its last replica a removed model is gone too."""
+        record = self.models[replica.model]
+        record.replicas.remove(replica)
+        del self.replicas[replica.id]
+        if record.is_removed and not record.replicas:
+            del self.models[record.spec.name]
+            self.costs.forget(record.spec.name)
+        self.version += 1
+
+    def goal_of_retirement(self, replica: Replica) -> Goal:
+        is_removed = self.models[replica.model].is_removed
+        return Goal(Depth.STOPPED, Cause.REMOVED if is_removed else Cause.CHANGED)

@@ -1,0 +1,118 @@
+"""What must always hold, after every event. Tests call ``check`` after each; the numbers are
+those of house.md. That a request is granted and rejected at most once (1) and that late and
+doubled answers change nothing (6) needs memory that a fleet does not have: the simulator and
+the rule machine keep it. (7) comes with hibernation, (8) is a replay.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from controller.core.fleet import Fleet
+from controller.core.ledger import spread
+from controller.core.lifecycle import (
+    IN_FLIGHT,
+    ON_THE_MOVE,
+    SERVING,
+    InvariantBroken,
+    Phase,
+    Replica,
+)
+from controller.core.names import DeviceId
+from controller.core.planning import plan
+
+
+def check(fleet: Fleet) -> None:
+    """Raises InvariantBroken."""
+    for replica in fleet.replicas.values():
+        _check_order(replica)
+        _check_leases(fleet, replica)
+        _check_booking(fleet, replica)
+        _check_due(fleet, replica)
+    _check_requests(fleet)
+    _check_budgets(fleet)
+    _check_rest(fleet)
+
+
+def _demand(holds: bool, what: str, replica: Replica | None = None) -> None:
+    if not holds:
+        raise InvariantBroken(what, replica)
+
+
+def _check_requests(fleet: Fleet) -> None:
+    """(1) Nobody waits and holds a lease at once, or holds two."""
+    books = fleet.books
+    waiting = [request for queue in books.backlog.by_model.values() for request in queue]
+    _demand(len(waiting) == len(books.backlog), "the backlog and its queues differ")
+    _demand(all(queue for queue in books.backlog.by_model.values()), "an empty queue is kept")
+    _demand(not any(request in books.leased for request in waiting), "granted and waiting")
+    held = Counter(request for r in fleet.replicas.values() for request in r.leases)
+    _demand(all(count == 1 for count in held.values()), "a lease on two replicas")
+    _demand(all(request in books.leased for request in held), "a lease that nobody knows")
+
+
+def _check_budgets(fleet: Fleet) -> None:
+    """(2) No resource is over its budget, but by what was measured or cut."""
+    ledger = fleet.ledger
+    for node in ledger.bookings:
+        total: Counter[DeviceId] = Counter()
+        for booking in ledger.bookings[node].values():
+            total.update(spread(booking.footprint, booking.place.devices))
+        booked = ledger.booked(node)
+        _demand(all(booked.get(r) == total[r] for r in total), f"{node}: totals differ")
+        if node in ledger.budgets:
+            over = {r: -ledger.free(node, r) for r in booked if ledger.free(node, r) < 0}
+            _demand(over == ledger.excused.get(node, {}), f"{node}: over its budget by {over}")
+
+
+def _check_leases(fleet: Fleet, replica: Replica) -> None:
+    """(3) A lease is held only on AWAKE or DRAINING."""
+    holds = not replica.leases or replica.phase in SERVING
+    _demand(holds, f"{replica.id}: a lease while {replica.phase.name}", replica)
+    for request in replica.leases:
+        _demand(fleet.books.leased.get(request) == replica.id, f"{request}: whose lease?", replica)
+
+
+def _check_order(replica: Replica) -> None:
+    """(4) An open op exactly while waiting for the world; DRAINED is never seen."""
+    is_waiting = replica.phase in IN_FLIGHT
+    _demand((replica.order is not None) == is_waiting, f"{replica.id}: order and phase", replica)
+    _demand(replica.phase is not Phase.DRAINED, f"{replica.id}: seen DRAINED", replica)
+    is_draining = replica.phase is Phase.DRAINING
+    _demand((replica.goal is not None) == is_draining, f"{replica.id}: goal and phase", replica)
+    is_there = replica.phase is not Phase.COLD
+    _demand((replica.place is not None) == is_there, f"{replica.id}: place and phase", replica)
+    _demand((replica.incarnation is not None) == is_there, f"{replica.id}: incarnation", replica)
+
+
+def _check_booking(fleet: Fleet, replica: Replica) -> None:
+    """What is booked is what is held, and in flight at least that."""
+    if replica.place is None:
+        everywhere = fleet.ledger.bookings.values()
+        _demand(
+            not any(replica.id in on_node for on_node in everywhere), "cold and booked", replica
+        )
+        return
+    booking = fleet.ledger.bookings[replica.place.node][replica.id]
+    _demand(booking.place == replica.place, f"{replica.id}: booked elsewhere", replica)
+    covers = booking.footprint.union(replica.held) == booking.footprint
+    is_exact = booking.footprint == replica.held
+    is_raised = replica.phase in IN_FLIGHT or replica.phase is Phase.FAILED
+    _demand(covers if is_raised else is_exact, f"{replica.id}: booked and held differ", replica)
+
+
+def _check_due(fleet: Fleet, replica: Replica) -> None:
+    holds = replica.due == fleet.books.due(replica)
+    _demand(holds, f"{replica.id}: due is stale", replica)
+    expected = fleet.models[replica.model].replicas
+    is_moving = replica.phase in ON_THE_MOVE
+    _demand((replica.id in fleet.books.moving) == is_moving, f"{replica.id}: moving?", replica)
+    _demand(replica in expected, f"{replica.id}: not among its model's", replica)
+
+
+def _check_rest(fleet: Fleet) -> None:
+    """(5) Planning again orders nothing."""
+    version = fleet.books.version
+    plan(fleet.books)
+    _demand(not fleet.books.commands, f"planning again orders {fleet.books.commands}")
+    _demand(fleet.books.version == version, "planning again changes the books")

@@ -1,0 +1,117 @@
+"""Memory: who has booked how much of which device and of which host.
+
+Theory of operation. Every node has resources: its devices, and ``HOST``, its host memory. A
+replica that holds memory has one booking. The memory rule:
+
+- An order *reserves* the larger of what is held and of what will be held, before it goes out.
+  A reservation that would take a resource over its budget is our mistake.
+- Success *settles* the booking to what is held now, measured where it was measured. A failure
+  changes nothing. A broken engine keeps its bytes until it is known to be gone: *release*.
+
+The world may hold more than was reserved: an engine measured larger than it was estimated, a
+budget cut by an administrator, an engine that was found running. Then a resource is over its
+budget through no order of ours; ``excused`` remembers how far, no reservation is granted
+there, and the plan evicts until it is within the budget again.
+
+Doubt: on a node without a GPU device and host are one memory; all of it is booked on the
+device ``cpu``, and the host budget there is without meaning.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from controller.core.lifecycle import InvariantBroken, Place, Replica
+from controller.core.names import NOTHING, DeviceId, Footprint, NodeId, ReplicaId
+
+HOST = DeviceId("host")
+"""Host memory, as one more resource of a node."""
+
+Amounts = dict[DeviceId, int]
+"""Bytes by resource of one node."""
+
+
+def spread(footprint: Footprint, devices: tuple[DeviceId, ...]) -> Amounts:
+    """What a footprint is on these devices and on the host."""
+    amounts = dict.fromkeys(devices, footprint.device_bytes)
+    amounts[HOST] = footprint.host_bytes
+    return amounts
+
+
+@dataclass(frozen=True, slots=True)
+class Booking:
+    place: Place
+    footprint: Footprint
+
+
+class Ledger:
+    def __init__(self) -> None:
+        self.budgets: dict[NodeId, Amounts] = {}
+        """Nodes that are there."""
+        self.bookings: dict[NodeId, dict[ReplicaId, Booking]] = {}
+        self.excused: dict[NodeId, Amounts] = {}
+        self._booked: dict[NodeId, Amounts] = {}
+
+    def join(self, node: NodeId, devices: tuple[tuple[DeviceId, int], ...], host: int) -> None:
+        """A node is there, or its budgets changed; what is booked stays booked."""
+        self.budgets[node] = {**dict(devices), HOST: host}
+        self._excuse(node)
+
+    def leave(self, node: NodeId) -> None:
+        """The node is gone with everything on it."""
+        for shelf in (self.budgets, self.bookings, self.excused, self._booked):
+            shelf.pop(node, None)
+
+    def reserve(self, replica: Replica, place: Place, footprint: Footprint) -> None:
+        """Raise a booking to ``footprint``, which must fit."""
+        before = self.held(replica.id, place.node)
+        for resource, amount in spread(footprint, place.devices).items():
+            growth = amount - before.get(resource, 0)
+            if growth > 0 and growth > self.free(place.node, resource):
+                raise InvariantBroken(f"{replica.id} overdraws {resource} of {place.node}", replica)
+        self._write(replica.id, Booking(place, footprint))
+        self._excuse(place.node)
+
+    def settle(self, replica: Replica, place: Place, footprint: Footprint) -> None:
+        """Book what is held now, whatever the budget."""
+        self._write(replica.id, Booking(place, footprint))
+        self._excuse(place.node)
+
+    def release(self, replica: Replica, place: Place) -> None:
+        self._write(replica.id, Booking(place, NOTHING))
+        self.bookings.get(place.node, {}).pop(replica.id, None)
+        self._excuse(place.node)
+
+    def held(self, replica: ReplicaId, node: NodeId) -> Amounts:
+        booking = self.bookings.get(node, {}).get(replica)
+        return spread(booking.footprint, booking.place.devices) if booking else {}
+
+    def booked(self, node: NodeId) -> Amounts:
+        return self._booked.get(node, {})
+
+    def free(self, node: NodeId, resource: DeviceId) -> int:
+        """Negative where the resource is over its budget."""
+        budget = self.budgets.get(node, {}).get(resource, 0)
+        return budget - self._booked.get(node, {}).get(resource, 0)
+
+    def is_over_budget(self, node: NodeId) -> bool:
+        return any(self.excused.get(node, {}).values())
+
+    def _write(self, replica: ReplicaId, booking: Booking) -> None:
+        node = booking.place.node
+        bookings = self.bookings.setdefault(node, {})
+        booked = self._booked.setdefault(node, {})
+        if before := bookings.get(replica):
+            for resource, amount in spread(before.footprint, before.place.devices).items():
+                booked[resource] -= amount
+        for resource, amount in spread(booking.footprint, booking.place.devices).items():
+            booked[resource] = booked.get(resource, 0) + amount
+        bookings[replica] = booking
+        if any(amount < 0 for amount in booked.values()):
+            raise InvariantBroken(f"{replica}: less than nothing is booked on {node}: {booked}")
+
+    def _excuse(self, node: NodeId) -> None:
+        if node in self.budgets:
+            booked = self._booked.get(node, {})
+            over = {r: max(0, -self.free(node, r)) for r in booked}
+            self.excused[node] = {r: amount for r, amount in over.items() if amount}

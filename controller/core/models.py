@@ -1,0 +1,53 @@
+"""What the fleet knows of a model beside its replicas: specification, measures, failures."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from controller.core.lifecycle import Replica
+from controller.core.names import LONG_AGO, NOTHING, Depth, Footprint, Instant, ModelSpec
+
+LONGEST_BACKOFF_S = 60.0
+
+
+def backoff_s(first_s: float, failures: int) -> float:
+    """Doubled with each failure, up to a limit."""
+    return min(LONGEST_BACKOFF_S, first_s * 2.0 ** min(failures - 1, 30))
+
+
+@dataclass(slots=True)
+class ModelRecord:
+    spec: ModelSpec
+    replicas: list[Replica] = field(default_factory=list)
+    measured: dict[Depth, Footprint] = field(default_factory=dict)
+    """As its engines last reported."""
+    failures: int = 0
+    """Consecutive ones."""
+    canary_failures: int = 0
+    """Since the model was added."""
+    retry_at: Instant = LONG_AGO
+    """No start before this."""
+    last_error: str = ""
+    wished_at: Instant | None = None
+    """Somebody would like it awake, but nobody waits: a request was turned away for want of
+    patience, or a pinned or replaced engine went down."""
+    is_unstarted: bool = False
+    """Still to be started once so that its canary is recorded and its memory measured."""
+    is_removed: bool = False
+
+    def footprint(self, depth: Depth) -> Footprint:
+        """What a replica holds at ``depth``: measured, else estimated, else as if awake."""
+        if depth is Depth.STOPPED:
+            return NOTHING
+        if depth in self.measured:
+            return self.measured[depth]
+        estimates = self.spec.footprints
+        return estimates.get(depth) or estimates.get(Depth.AWAKE) or NOTHING
+
+    @property
+    def is_given_up(self) -> bool:
+        return self.failures >= max(1, self.spec.max_restarts)
+
+    @property
+    def why_given_up(self) -> str:
+        return f"failed {self.failures} times, at last: {self.last_error}"

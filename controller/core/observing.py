@@ -1,0 +1,212 @@
+"""What happened, written into the books. Nothing is decided here.
+
+An answer whose op is not the open one of its replica is dropped in ``_answered``; what is said
+of another incarnation, in ``_lost`` and ``_found``.
+"""
+
+from __future__ import annotations
+
+from typing import assert_never
+
+from controller.core import events as e
+from controller.core.administration import (
+    add_model,
+    change_model,
+    order_demotion,
+    order_switch,
+    order_wake,
+    pin,
+    remove_model,
+)
+from controller.core.admission import admit, turn_away_hopeless
+from controller.core.books import Books
+from controller.core.commands import StopEngine
+from controller.core.lifecycle import Action, InvariantBroken, Phase, Place, Replica
+from controller.core.models import ModelRecord
+from controller.core.names import Cause, Depth, Footprint, ModelSpec
+
+Answer = (
+    e.EngineStarted
+    | e.EngineFellAsleep
+    | e.EngineWoke
+    | e.EngineStopped
+    | e.CanaryDisagreed
+    | e.EngineFailed
+)
+Ordered = e.WakeOrdered | e.DemotionOrdered | e.SwitchOrdered | e.PinOrdered
+Catalogued = e.ModelAdded | e.ModelChanged | e.ModelRemoved
+
+
+def observe(books: Books, event: e.Event) -> None:
+    match event:
+        case e.TimePassed():
+            pass
+        case e.RequestArrived():
+            admit(books, event)
+        case e.RequestCancelled():
+            _cancelled(books, event)
+        case e.LeaseReleased():
+            books.release(event.request)
+        case (
+            e.EngineStarted()
+            | e.EngineFellAsleep()
+            | e.EngineWoke()
+            | e.EngineStopped()
+            | e.CanaryDisagreed()
+            | e.EngineFailed()
+        ):
+            _answered(books, event)
+        case e.EngineLost():
+            _lost(books, event)
+        case e.EngineFound():
+            _found(books, event)
+        case e.NodeJoined():
+            books.ledger.join(event.node, event.devices, event.host_bytes)
+        case e.NodeLost():
+            _node_lost(books, event)
+        case e.ModelAdded() | e.ModelChanged() | e.ModelRemoved():
+            _catalogued(books, event)
+        case e.WakeOrdered() | e.DemotionOrdered() | e.SwitchOrdered() | e.PinOrdered():
+            _ordered(books, event)
+        case _:
+            raise InvariantBroken(f"an event without a meaning: {event}")
+
+
+def _catalogued(books: Books, event: Catalogued) -> None:
+    match event:
+        case e.ModelAdded(spec=spec):
+            add_model(books, spec)
+        case e.ModelChanged(spec=spec, restart=restart):
+            change_model(books, spec, restart)
+        case e.ModelRemoved(model=model):
+            remove_model(books, model)
+        case _:
+            assert_never(event)
+
+
+def _ordered(books: Books, event: Ordered) -> None:
+    match event:
+        case e.WakeOrdered():
+            order_wake(books, event)
+        case e.DemotionOrdered():
+            order_demotion(books, event)
+        case e.SwitchOrdered():
+            order_switch(books, event)
+        case e.PinOrdered():
+            pin(books, event)
+        case _:
+            assert_never(event)
+
+
+def _cancelled(books: Books, event: e.RequestCancelled) -> None:
+    if event.request in books.backlog:
+        books.backlog.remove(event.request)
+        books.version += 1
+    else:
+        books.release(event.request)
+
+
+ANSWERS = {
+    Action.START: (e.EngineStarted, e.CanaryDisagreed, e.EngineFailed),
+    Action.SLEEP: (e.EngineFellAsleep, e.EngineFailed),
+    Action.WAKE: (e.EngineWoke, e.CanaryDisagreed, e.EngineFailed),
+    Action.STOP: (e.EngineStopped, e.EngineFailed),
+}
+
+
+def _answered(books: Books, event: Answer) -> None:
+    replica = books.replicas.get(event.replica)
+    if replica is None or replica.order is None or replica.order.op != event.op:
+        return
+    if not isinstance(event, ANSWERS[replica.order.action]):
+        raise InvariantBroken(f"{event} does not answer {replica.order}", replica)
+    match event:
+        case e.EngineStarted():
+            replica.up_since = books.now
+            _awoke(books, replica, event.held, "started")
+        case e.EngineWoke():
+            _awoke(books, replica, event.held, "woke, the canary agreed")
+        case e.EngineFellAsleep():
+            order = books.close_order(replica)
+            books.settle(replica, event.held, order.depth)
+            books.move(replica, Phase.ASLEEP, f"at {order.depth.name}")
+        case e.EngineStopped():
+            books.close_order(replica)
+            books.lay_down(replica)
+            books.move(replica, Phase.COLD, "every process is gone")
+        case e.CanaryDisagreed():
+            books.models[replica.model].canary_failures += 1
+            _failed(books, replica, f"the canary disagreed: {event.reason}")
+        case e.EngineFailed():
+            _failed(books, replica, event.reason)
+        case _:
+            assert_never(event)
+
+
+def _awoke(books: Books, replica: Replica, held: Footprint, why: str) -> None:
+    books.close_order(replica)
+    books.settle(replica, held, Depth.AWAKE)
+    replica.awake_since = replica.idle_since = books.now
+    if not replica.is_retiring:
+        books.models[replica.model].wished_at = None
+    books.move(replica, Phase.AWAKE, why)
+
+
+def _failed(books: Books, replica: Replica, reason: str) -> None:
+    books.fail(replica, reason)
+    turn_away_hopeless(books, replica.model)
+
+
+def _lost(books: Books, event: e.EngineLost) -> None:
+    replica = books.replicas.get(event.replica)
+    if replica is None or replica.incarnation != event.incarnation:
+        return
+    if replica.phase in (Phase.FAILED, Phase.STOPPING):
+        return
+    _failed(books, replica, f"died: {event.reason}")
+
+
+def _node_lost(books: Books, event: e.NodeLost) -> None:
+    """Its replicas are cold; that is not their fault and not counted."""
+    here = [r for r in books.replicas.values() if r.place and r.place.node == event.node]
+    for replica in here:
+        replica.leases = {}
+        replica.order = replica.goal = None
+        if replica.phase is not Phase.FAILED:
+            books.move(replica, Phase.FAILED, f"node {event.node} is lost")
+        books.lay_down(replica)
+        books.move(replica, Phase.COLD, f"node {event.node} is lost")
+    books.ledger.leave(event.node)
+
+
+def _found(books: Books, event: e.EngineFound) -> None:
+    """Adopt it, or take it in only to stop it if its model is not (or no longer) known."""
+    books.skip_op(event.incarnation)
+    replica = books.replicas.get(event.replica)
+    if replica is None:
+        replica = _stranger(books, event)
+    if replica.phase is not Phase.COLD:
+        if replica.incarnation != event.incarnation:
+            books.commands.append(
+                StopEngine(books.new_op(), replica.id, event.incarnation, Cause.FAILED)
+            )
+        return
+    record = books.models[replica.model]
+    record.is_unstarted = False
+    replica.place = Place(event.node, event.devices)
+    replica.incarnation = event.incarnation
+    replica.up_since = replica.awake_since = replica.idle_since = books.now
+    books.settle(replica, event.held, event.depth)
+    phase = Phase.AWAKE if event.depth is Depth.AWAKE else Phase.ASLEEP
+    books.move(replica, phase, "found running and adopted")
+
+
+def _stranger(books: Books, event: e.EngineFound) -> Replica:
+    """A replica that nobody configured: it exists until its engine is gone."""
+    unknown = ModelRecord(ModelSpec(event.model, footprints={}, replicas=0), is_removed=True)
+    record = books.models.setdefault(event.model, unknown)
+    index = len(record.replicas)
+    replica = Replica(event.replica, event.model, index, since=books.now, is_retiring=True)
+    record.replicas.append(replica)
+    books.replicas[replica.id] = replica
+    return replica

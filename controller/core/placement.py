@@ -1,0 +1,143 @@
+"""Where a replica can be raised: the place it has, or devices chosen for it.
+
+Among several places the one that disturbs least is taken, and among equals the emptiest.
+"""
+
+from __future__ import annotations
+
+from itertools import islice
+
+from controller.core.ledger import HOST, spread
+from controller.core.lifecycle import Place, Replica
+from controller.core.models import ModelRecord
+from controller.core.names import Depth, DeviceId
+from controller.core.rooms import Asker, Fit, NodeRoom, Rooms, Verdict, devices_of
+
+GIB = 1024**3
+
+
+def fit_asleep(rooms: Rooms, asker: Asker, replica: Replica) -> Fit:
+    """Whether a sleeper can wake where it is."""
+    assert replica.place is not None
+    awake = replica.held.union(rooms.books.footprint(replica, Depth.AWAKE))
+    held = rooms.books.ledger.held(replica.id, replica.place.node)
+    after = spread(awake, replica.place.devices)
+    need = {r: amount - held.get(r, 0) for r, amount in after.items()}
+    return rooms.at(replica.place.node).fit(asker, replica.place, need)
+
+
+def fit_cold(rooms: Rooms, asker: Asker, record: ModelRecord) -> Fit | None:
+    """The best place for a cold start; None where no node has the devices at all."""
+    need, count = record.footprint(Depth.AWAKE), record.spec.devices_per_replica
+    free = [
+        (room.fit_free(Place(room.node, devices), spread(need, devices)), room)
+        for room in rooms.nodes()
+        for devices in _emptiest(room, count)
+    ]
+    best = min(free, key=_emptiness, default=(None, None))[0]
+    if best is None or best.verdict is not Verdict.BLOCKED:
+        return best
+    evicting = [
+        room.fit_evicting(asker, Place(room.node, devices), spread(need, devices))
+        for room in rooms.nodes()
+        for devices in _roomiest(room, asker, count)
+    ]
+    return min([*evicting, best], key=lambda fit: _disturbance(rooms, fit))
+
+
+def _disturbance(rooms: Rooms, fit: Fit) -> tuple[float, ...]:
+    """What the best of several places has least of."""
+    spare = rooms.at(fit.place.node).spare
+    return (*fit.rank, -min([spare.get(device, 0) for device in fit.place.devices]))
+
+
+def _emptiness(found: tuple[Fit, NodeRoom]) -> tuple[int, int]:
+    fit, room = found
+    return (fit.verdict, -min([room.spare[device] for device in fit.place.devices]))
+
+
+def _emptiest(room: NodeRoom, count: int) -> list[tuple[DeviceId, ...]]:
+    """One device: each. Several: where most is free, and where most is coming free."""
+    devices = devices_of(room)
+    if count == 1 or len(devices) < count:
+        return [(device,) for device in devices] if count == 1 else []
+    ledger = room.books.ledger
+    free = {d: min(ledger.free(room.node, d), room.spare[d]) for d in devices}
+    return [_largest(devices, free, count), _largest(devices, room.spare, count)]
+
+
+def _roomiest(room: NodeRoom, asker: Asker, count: int) -> list[tuple[DeviceId, ...]]:
+    """One device: each. Several: those where most would be free if everybody went."""
+    devices = devices_of(room)
+    if count == 1 or len(devices) < count:
+        return _emptiest(room, count)
+    potential = dict(room.spare)
+    for victim in room.victims(asker):
+        for device in devices:
+            reliefs = [choice.relief.get(device, 0) for choice in victim.choices]
+            potential[device] += max([0, *reliefs])
+    for relief in room.drains.values():
+        for device in devices:
+            potential[device] += relief.get(device, 0)
+    return [_largest(devices, potential, count), _largest(devices, room.spare, count)]
+
+
+def _largest(
+    devices: tuple[DeviceId, ...], amounts: dict[DeviceId, int], count: int
+) -> tuple[DeviceId, ...]:
+    ranked = sorted(devices, key=lambda device: (-amounts.get(device, 0), device))
+    return tuple(sorted(islice(ranked, count)))
+
+
+def why_never(rooms: Rooms, record: ModelRecord) -> str | None:
+    """The reason for which the model fits no node even if it is alone there."""
+    budgets = rooms.books.ledger.budgets
+    if not budgets:
+        return None
+    need, count = record.footprint(Depth.AWAKE), record.spec.devices_per_replica
+    best_device = best_host = 0
+    for amounts in budgets.values():
+        sizes = sorted((a for r, a in amounts.items() if r != HOST), reverse=True)
+        device = sizes[count - 1] if len(sizes) >= count else 0
+        if device >= need.device_bytes and amounts[HOST] >= need.host_bytes:
+            return None
+        if device >= best_device:
+            best_device, best_host = device, amounts[HOST]
+    where = f" on each of {count} devices of one node" if count > 1 else ""
+    if best_device < need.device_bytes:
+        return f"needs {_size(need.device_bytes)}{where}, budget {_size(best_device)}"
+    return f"needs {_size(need.host_bytes)} of host memory, budget {_size(best_host)}"
+
+
+def is_possible(rooms: Rooms, asker: Asker, record: ModelRecord, replica: Replica) -> bool:
+    """Whether demoting everybody who is not pinned would make the room."""
+    awake = record.footprint(Depth.AWAKE)
+    for room in rooms.nodes() if replica.place is None else [rooms.at(replica.place.node)]:
+        budgets = rooms.books.ledger.budgets.get(room.node, {})
+        stuck = room.never_free(asker)
+        left = {r: budgets[r] - stuck.get(r, 0) for r in budgets}
+        if left.get(HOST, 0) < awake.host_bytes:
+            continue
+        wide = [d for d in devices_of(room) if left[d] >= awake.device_bytes]
+        chosen = replica.place.devices if replica.place else ()
+        if all(d in wide for d in chosen) and len(wide) >= record.spec.devices_per_replica:
+            return True
+    return not rooms.books.ledger.budgets
+
+
+def best_fit(rooms: Rooms, asker: Asker, record: ModelRecord, replica: Replica) -> Fit | None:
+    if replica.place is not None:
+        return fit_asleep(rooms, asker, replica)
+    return fit_cold(rooms, asker, record)
+
+
+def is_blocked(fit: Fit | None) -> bool:
+    return fit is None or fit.verdict is Verdict.BLOCKED
+
+
+def _size(size: int) -> str:
+    units = ((GIB, "GiB"), (1024**2, "MiB"))
+    for unit, name in units:
+        if size >= unit / 10:
+            return f"{size / unit:.1f} {name}"
+    return f"{size} bytes"

@@ -1,0 +1,150 @@
+"""The plan: the first thing that wants doing, again and again until nothing does.
+
+expire → grant → bury the failed, carry demotions on → what administrators ordered → wake, for
+the demands in their order of right, evicting for room → demote the idle.
+"""
+
+from __future__ import annotations
+
+from controller.core import idle
+from controller.core.books import Books
+from controller.core.demoting import demote, fitting_depth, go_down, refuse_depth
+from controller.core.lifecycle import SERVING, Goal, InvariantBroken, Phase, Replica
+from controller.core.names import NEVER, Cause, Depth, Instant, RejectReason
+from controller.core.operations import rests_at
+from controller.core.raising import raise_wanted
+from controller.core.routing import is_usable, pick_to_serve
+
+MOST_ROUNDS = 100_000
+
+
+def plan(books: Books) -> None:
+    for _ in range(MOST_ROUNDS):
+        before = books.version
+        for step in STEPS:
+            step(books)
+            if books.version != before:
+                break
+        else:
+            return
+    raise InvariantBroken("the plan does not come to rest")
+
+
+def expire(books: Books) -> None:
+    for waiting in books.backlog.overdue(books.now):
+        waited = books.now - waiting.arrived
+        detail = f"no replica of {waiting.model} within {waited:.1f} s"
+        books.reject(waiting.request, RejectReason.DEADLINE_PASSED, detail)
+    for operation in books.operations:
+        if operation.ordered_at + books.policy.operation_limit_s <= books.now:
+            books.finish(operation, f"not done within {books.policy.operation_limit_s:.0f} s")
+
+
+def grant(books: Books) -> None:
+    for model in list(books.backlog.by_model):
+        replicas = books.models[model].replicas
+        if pick_to_serve(replicas) is None:
+            continue
+        for waiting in books.backlog.of(model):
+            replica = pick_to_serve(replicas)
+            assert replica is not None
+            books.grant(waiting, replica)
+
+
+def carry_on(books: Books) -> None:
+    """Bury the failed; take drains that have ended, and retirements, to their next step."""
+    due = [replica for replica in books.replicas.values() if replica.due <= books.now]
+    for replica in due:
+        match replica.phase:
+            case Phase.FAILED:
+                books.order_down(replica, Goal(Depth.STOPPED, Cause.FAILED))
+            case Phase.DRAINING:
+                go_down(books, replica)
+            case Phase.COLD:
+                _end_retirement(books, replica)
+            case Phase.AWAKE | Phase.ASLEEP if replica.is_retiring:
+                demote(books, replica, books.goal_of_retirement(replica))
+            case _:
+                pass
+
+
+def _end_retirement(books: Books, replica: Replica) -> None:
+    record = books.models[replica.model]
+    if record.is_removed or replica.index >= record.spec.replicas:
+        books.forget(replica)
+    else:
+        replica.is_retiring = False
+        books.touch(replica)
+
+
+def close_operations(books: Books) -> None:
+    for operation in books.operations:
+        for name in list(operation.demoting):
+            replica = books.replicas.get(name)
+            if replica is None or rests_at(replica, operation.depth):
+                del operation.demoting[name]
+        if operation.waking and pick_to_serve(books.models[operation.waking].replicas):
+            operation.waking = None
+        if operation.is_done:
+            books.finish(operation)
+
+
+def obey(books: Books) -> None:
+    """Start what administrators' demotions still ask for."""
+    for operation in books.operations:
+        for name in list(operation.demoting):
+            replica = books.replicas[name]
+            match replica.phase:
+                case Phase.AWAKE:
+                    demote(books, replica, operation.goal)
+                case Phase.DRAINING if replica.goal and replica.goal.cause in OVERRULED:
+                    books.drain(replica, operation.goal)
+                case Phase.ASLEEP if not books.has_host_for(replica, operation.depth):
+                    refuse_depth(books, replica, operation.depth)
+                case Phase.ASLEEP:
+                    demote(books, replica, operation.goal)
+                case _:
+                    pass
+
+
+OVERRULED = (Cause.IDLE, Cause.EVICTED)
+
+
+def give_up(books: Books) -> None:
+    """Whoever waits for a model that failed too often is told so."""
+    asked = [*books.backlog.by_model, *(o.waking for o in books.operations if o.waking)]
+    for model in asked:
+        record = books.models[model]
+        if record.is_given_up and not any(is_usable(replica) for replica in record.replicas):
+            books.refuse(model, RejectReason.CANNOT_START, record.why_given_up)
+
+
+def demote_idle(books: Books) -> None:
+    due = [replica for replica in books.replicas.values() if replica.due <= books.now]
+    for replica in due:
+        if replica.phase not in (Phase.AWAKE, Phase.ASLEEP) or replica.is_retiring:
+            continue
+        if replica.model in books.backlog.by_model:
+            continue
+        spec = books.models[replica.model].spec
+        depth = idle.due_depth(spec, replica.depth, replica.idle_since, books.now)
+        fitting = depth and fitting_depth(books, replica, depth, spec.deepest)
+        if fitting is not None:
+            demote(books, replica, Goal(fitting, Cause.IDLE))
+
+
+def next_deadline(books: Books) -> Instant:
+    """The first moment after now at which time alone changes what there is to do."""
+    now, limit = books.now, books.policy.operation_limit_s
+    times = [replica.due for replica in books.replicas.values() if replica.due > now]
+    times += [record.retry_at for record in books.models.values() if record.failures]
+    times += [Instant(operation.ordered_at + limit) for operation in books.operations]
+    times.append(books.backlog.next_deadline())
+    if books.policy.minimum_awake_s and (books.backlog.by_model or len(books.operations)):
+        minimum = books.policy.minimum_awake_s
+        serving = [r for r in books.replicas.values() if r.phase in SERVING]
+        times += [Instant(replica.awake_since + minimum) for replica in serving]
+    return min([time for time in times if time > now], default=NEVER)
+
+
+STEPS = (expire, grant, carry_on, close_operations, obey, give_up, raise_wanted, demote_idle)

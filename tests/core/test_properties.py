@@ -1,0 +1,302 @@
+"""Any order of events: check(fleet) holds after each, and repetitions change nothing."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from controller.core.commands import (
+    Command,
+    FinishOperation,
+    GrantLease,
+    RejectRequest,
+    SleepEngine,
+    StartEngine,
+    StopEngine,
+    WakeEngine,
+)
+from controller.core.events import (
+    CanaryDisagreed,
+    DemotionOrdered,
+    EngineFailed,
+    EngineFellAsleep,
+    EngineFound,
+    EngineLost,
+    EngineStarted,
+    EngineStopped,
+    EngineWoke,
+    Event,
+    LeaseReleased,
+    ModelAdded,
+    ModelChanged,
+    ModelRemoved,
+    NodeLost,
+    PinOrdered,
+    RequestArrived,
+    RequestCancelled,
+    SwitchOrdered,
+    TimePassed,
+    WakeOrdered,
+)
+from controller.core.fleet import Fleet
+from controller.core.invariants import check
+from controller.core.lifecycle import Phase
+from controller.core.names import (
+    Depth,
+    DeviceId,
+    Footprint,
+    Instant,
+    ModelName,
+    NodeId,
+    OperationId,
+    OpId,
+    ReplicaId,
+    RequestId,
+)
+from tests.core.fleets import ladder, node, policy, sizes, spec
+
+Order = StartEngine | SleepEngine | WakeEngine | StopEngine
+MODELS = st.sampled_from([ModelName(name) for name in "abcd"])
+DEPTHS = st.sampled_from([Depth.KV_RELEASED, Depth.LEVEL_1, Depth.LEVEL_2, Depth.STOPPED])
+NODES = st.sampled_from(["n", "m"])
+
+
+def specs(name: str, awake: int, **more: Any) -> Any:
+    return spec(name, awake, ladder=ladder(5.0, 10.0, 20.0, 40.0), max_wait_s=30.0, **more)
+
+
+class AnyOrder(RuleBasedStateMachine):
+    def __init__(self) -> None:
+        super().__init__()
+        self.policy = policy(backlog_limit=6, busy_leases=2, minimum_awake_s=1.0)
+        self.fleet = Fleet(self.policy)
+        self.now = 0.0
+        self.journal: list[tuple[Event, list[Command]]] = []
+        self.open: dict[OpId, Order] = {}
+        self.answered: list[Event] = []
+        self.arrived: Counter[RequestId] = Counter()
+        self.outcomes: Counter[RequestId] = Counter()
+        self.operations: Counter[OperationId] = Counter()
+        self.count = 0
+        for one in (
+            specs("a", 10),
+            specs("b", 14, deepest=Depth.LEVEL_2),
+            specs("c", 6, replicas=2),
+            specs("d", 7, devices_per_replica=2, max_restarts=2),
+        ):
+            self.feed(ModelAdded(self.time, one))
+        self.feed(node(0.0, "n", 2, 17, 20))
+
+    @property
+    def time(self) -> Instant:
+        return Instant(self.now)
+
+    def feed(self, event: Event) -> list[Command]:
+        commands = self.fleet.handle(event)
+        self.journal.append((event, commands))
+        for command in commands:
+            match command:
+                case GrantLease(request=request) | RejectRequest(request=request):
+                    self.outcomes[request] += 1
+                    assert self.outcomes[request] <= self.arrived[request]
+                case FinishOperation(operation=operation):
+                    self.operations[operation] += 1
+                    assert self.operations[operation] == 1
+                case StartEngine() | SleepEngine() | WakeEngine() | StopEngine():
+                    assert command.op not in self.open
+                    self.open[command.op] = command
+        return commands
+
+    @invariant()
+    def all_holds(self) -> None:
+        check(self.fleet)
+
+    # the world
+
+    @rule(seconds=st.sampled_from([0.1, 1.0, 7.0]))
+    def time_passes(self, seconds: float) -> None:
+        end = self.now + seconds
+        while (at := self.fleet.next_deadline()) <= end:
+            assert at > self.now, "a deadline that does not go away"
+            self.now = at
+            self.feed(TimePassed(at))
+            check(self.fleet)
+        self.now = end
+        self.feed(TimePassed(self.time))
+
+    def _take(self, pick: int) -> Order:
+        self.now += 0.1
+        ops = list(self.open)
+        return self.open.pop(ops[pick % len(ops)])
+
+    @precondition(lambda self: self.open)
+    @rule(pick=st.integers(0, 9), more=st.sampled_from([0, 0, 0, 1, 5]))
+    def an_order_succeeds(self, pick: int, more: int) -> None:
+        """Perhaps holding more than was estimated."""
+        order = self._take(pick)
+        replica = self.fleet.replicas.get(order.replica)
+        awake = 10
+        if replica is not None:
+            footprints = self.fleet.models[replica.model].spec.footprints
+            awake = footprints.get(Depth.AWAKE, Footprint(10)).device_bytes
+        held, at = sizes(awake), self.time
+        event: Event
+        match order:
+            case StartEngine(op=op, replica=name):
+                event = EngineStarted(at, op, name, Footprint(awake + more))
+            case WakeEngine(op=op, replica=name):
+                event = EngineWoke(at, op, name, Footprint(awake + more))
+            case SleepEngine(op=op, replica=name, depth=depth):
+                event = EngineFellAsleep(at, op, name, held[depth])
+            case StopEngine(op=op, replica=name):
+                event = EngineStopped(at, op, name)
+        self.feed(event)
+        self.answered.append(event)
+
+    @precondition(lambda self: self.open)
+    @rule(pick=st.integers(0, 9))
+    def an_order_fails(self, pick: int) -> None:
+        order = self._take(pick)
+        event = EngineFailed(self.time, order.op, order.replica, "broke")
+        self.feed(event)
+        self.answered.append(event)
+
+    @precondition(lambda self: any(isinstance(o, WakeEngine) for o in self.open.values()))
+    @rule()
+    def the_canary_disagrees(self) -> None:
+        order = next(o for o in self.open.values() if isinstance(o, WakeEngine))
+        del self.open[order.op]
+        event = CanaryDisagreed(self.time, order.op, order.replica, "other tokens")
+        self.feed(event)
+        self.answered.append(event)
+
+    @rule(pick=st.integers(0, 9))
+    def an_engine_dies(self, pick: int) -> None:
+        running = [r for r in self.fleet.replicas.values() if r.incarnation is not None]
+        if running:
+            replica = running[pick % len(running)]
+            assert replica.incarnation is not None
+            self.feed(EngineLost(self.time, replica.id, replica.incarnation, "killed"))
+
+    @precondition(lambda self: self.answered)
+    @rule(pick=st.integers(0, 99))
+    def an_answer_comes_again(self, pick: int) -> None:
+        before = [(r.id, r.phase, r.held, r.order) for r in self.fleet.replicas.values()]
+        assert self.feed(self.answered[pick % len(self.answered)]) == []
+        assert before == [(r.id, r.phase, r.held, r.order) for r in self.fleet.replicas.values()]
+
+    @rule(pick=st.integers(0, 9))
+    def another_incarnation_dies(self, pick: int) -> None:
+        running = [r for r in self.fleet.replicas.values() if r.incarnation is not None]
+        if running:
+            replica = running[pick % len(running)]
+            assert self.feed(EngineLost(self.time, replica.id, OpId(-1), "long ago")) == []
+
+    @rule(name=NODES, size=st.sampled_from([9, 17, 30]), host=st.sampled_from([0, 20]))
+    def a_node_joins(self, name: str, size: int, host: int) -> None:
+        self.feed(node(self.now, name, 2, size, host))
+
+    @rule(name=NODES)
+    def a_node_is_lost(self, name: str) -> None:
+        self.feed(NodeLost(self.time, NodeId(name)))
+
+    @rule(model=st.sampled_from("aez"), depth=st.sampled_from([Depth.AWAKE, Depth.LEVEL_1]))
+    def an_engine_is_found(self, model: str, depth: Depth) -> None:
+        self.count += 1
+        name, old = ReplicaId(f"{model}#0"), OpId(100_000 + self.count)
+        place = (NodeId("n"), (DeviceId("0"),))
+        held = Footprint(6) if depth is Depth.AWAKE else Footprint(1, 6)
+        self.feed(EngineFound(self.time, name, ModelName(model), old, depth, *place, held))
+
+    # people
+
+    @rule(model=MODELS, wait=st.sampled_from([None, 0.0, 3.0, 60.0]), pick=st.integers(0, 9))
+    def a_request_arrives(self, model: ModelName, wait: float | None, pick: int) -> None:
+        request = RequestId(f"r{pick}")
+        books = self.fleet.books
+        if request not in books.leased and request not in books.backlog:
+            self.arrived[request] += 1
+        self.feed(RequestArrived(self.time, request, model, wait))
+
+    @rule(pick=st.integers(0, 9))
+    def a_response_ends(self, pick: int) -> None:
+        leased = list(self.fleet.books.leased)
+        if leased:
+            self.feed(LeaseReleased(self.time, leased[pick % len(leased)]))
+
+    @rule(pick=st.integers(0, 9))
+    def a_client_goes_away(self, pick: int) -> None:
+        request = RequestId(f"r{pick}")
+        if request in self.fleet.books.backlog:
+            self.outcomes[request] += 1
+        self.feed(RequestCancelled(self.time, request))
+
+    def _operation(self) -> OperationId:
+        self.count += 1
+        return OperationId(f"o{self.count}")
+
+    @rule(model=MODELS)
+    def a_wake_is_ordered(self, model: ModelName) -> None:
+        self.feed(WakeOrdered(self.time, self._operation(), model))
+
+    @rule(model=MODELS, depth=DEPTHS)
+    def a_demotion_is_ordered(self, model: ModelName, depth: Depth) -> None:
+        self.feed(DemotionOrdered(self.time, self._operation(), model, depth))
+
+    @rule(wanted=MODELS, source=MODELS, is_any=st.booleans(), depth=DEPTHS)
+    def a_switch_is_ordered(
+        self, wanted: ModelName, source: ModelName, is_any: bool, depth: Depth
+    ) -> None:
+        chosen = None if is_any else source
+        self.feed(SwitchOrdered(self.time, self._operation(), wanted, chosen, depth))
+
+    @rule(model=MODELS, pinned=st.booleans())
+    def a_pin_is_ordered(self, model: ModelName, pinned: bool) -> None:
+        self.feed(PinOrdered(self.time, model, pinned))
+
+    @rule(model=MODELS, awake=st.integers(4, 20), replicas=st.integers(1, 2))
+    def a_model_is_added_or_changed(self, model: ModelName, awake: int, replicas: int) -> None:
+        changed = specs(model, awake, replicas=replicas)
+        if model in self.fleet.models:
+            self.feed(ModelChanged(self.time, changed, restart=awake % 2 == 0))
+        else:
+            self.feed(ModelAdded(self.time, changed))
+
+    @rule(model=MODELS)
+    def a_model_is_removed(self, model: ModelName) -> None:
+        self.feed(ModelRemoved(self.time, model))
+
+    def teardown(self) -> None:
+        self._comes_to_rest()
+        replayed = Fleet(self.policy)
+        for event, commands in self.journal:
+            assert replayed.handle(event) == commands
+
+    def _comes_to_rest(self) -> None:
+        """From here on all goes well: every request and every order is answered."""
+        for _ in range(2000):
+            if self.open:
+                self.an_order_succeeds(0, 0)
+            elif self.fleet.books.leased:
+                self.a_response_ends(0)
+            elif self.fleet.next_deadline() < float("inf"):
+                self.now = self.fleet.next_deadline()
+                self.feed(TimePassed(self.time))
+            else:
+                break
+            check(self.fleet)
+        assert not self.fleet.waiting()
+        assert not len(self.fleet.books.operations)
+        assert self.arrived == +self.outcomes
+        restless = (Phase.FAILED, Phase.DRAINING)
+        assert not any(r.phase in restless for r in self.fleet.replicas.values())
+
+
+AnyOrder.TestCase.settings = settings(
+    max_examples=60, stateful_step_count=40, deadline=None, derandomize=True
+)
+TestAnyOrder = AnyOrder.TestCase

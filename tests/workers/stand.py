@@ -1,0 +1,84 @@
+"""A pool to test, and what the tests of pools have in common."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from workers.engine import Endpoint, EngineSpec, Started
+from workers.pool_values import EngineDied, OrderLimits
+
+QUICK = OrderLimits(start_s=30, sleep_s=5, wake_s=5, stop_s=0.5, adopt_s=3)
+
+
+@dataclass
+class Stand:
+    """A pool, what was started in it, and the hand that kills."""
+
+    pool: Any
+    kind: str
+    node: str
+    started: dict[str, Started] = field(default_factory=dict)
+
+    async def start(self, replica: str = "m#0", incarnation: int = 1, **args: Any) -> Started:
+        started: Started = await self.pool.start(
+            replica, incarnation, fake(**args), self.node, ("cpu",)
+        )
+        self.started[replica] = started
+        return started
+
+    def kill(self, replica: str = "m#0", process: int = 0) -> None:
+        """``process``: the actor, or the engine's n-th child."""
+        if self.kind == "local":
+            self.pool.kill(replica)
+        else:
+            os.kill(self.started[replica].pids[process], signal.SIGKILL)
+
+    async def next_death(self, timeout_s: float = 10.0) -> EngineDied:
+        died: EngineDied = await asyncio.wait_for(anext(self.pool.deaths()), timeout_s)
+        return died
+
+
+def fake(**args: Any) -> EngineSpec:
+    return EngineSpec("m", "nowhere", kind="fake", engine_args=args)
+
+
+async def ask(endpoint: Endpoint) -> str:
+    headers = {"authorization": f"Bearer {endpoint.key}"}
+    url = f"http://{endpoint.host}:{endpoint.port}"
+    async with httpx.AsyncClient(base_url=url, headers=headers) as client:
+        answer = await client.post("/v1/completions", json={"prompt": "one two"})
+        answer.raise_for_status()
+        return str(answer.json()["choices"][0]["text"])
+
+
+async def eventually(condition: Callable[[], object], timeout_s: float = 10.0) -> None:
+    """Returns when the condition holds; fails when it does not within ``timeout_s``."""
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + timeout_s
+    while not condition():
+        assert loop.time() < deadline, "it did not come about"
+        with suppress(TimeoutError):
+            await asyncio.wait_for(asyncio.Event().wait(), 0.02)
+
+
+def processes_in(directory: Path) -> list[int]:
+    """Living processes with something of ``directory`` in their arguments."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        with suppress(OSError):
+            if entry.name.isdigit() and str(directory) in (entry / "cmdline").read_text():
+                found.append(int(entry.name))
+    return found
+
+
+def is_there(path: Path) -> bool:
+    return path.exists()

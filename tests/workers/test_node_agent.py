@@ -1,0 +1,131 @@
+"""The node agent, without Ray: a plain object in this loop."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.workers.stand import is_there
+from workers import processes
+from workers.capacity import MemoryPolicy, memory_limit
+from workers.node_agent import NodeAgent
+
+FLEET = f"test@{os.getpid()}"
+MARK = f"{FLEET}/m#0/1"
+
+
+@pytest.fixture
+def spawn() -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
+    """Starts a process with a mark, as the engine's would be; reaps it at the end."""
+    children = []
+
+    def start(command: str = "exec sleep infinity", mark: str = MARK) -> subprocess.Popen[bytes]:
+        child = subprocess.Popen(
+            ["bash", "-c", command],
+            env={**os.environ, processes.MARK: mark},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+        )
+        children.append(child)
+        return child
+
+    yield start
+    for child in children:
+        child.kill()
+        child.communicate()
+
+
+@pytest.fixture
+def segment() -> Iterator[Path]:
+    path = Path(f"/dev/shm/torpor-test-{uuid.uuid4().hex[:8]}")
+    path.write_bytes(b"x")
+    yield path
+    path.unlink(missing_ok=True)
+
+
+Spawn = Callable[..., "subprocess.Popen[bytes]"]
+HOLDING = "exec 3<{}; echo held; exec sleep infinity"
+
+
+async def test_a_node_without_a_gpu_is_one_device_of_one_memory() -> None:
+    found = await NodeAgent(FLEET).measure("n", MemoryPolicy(share=0.5))
+    [(device, size)] = found.devices
+    if device == "cpu":
+        assert size == memory_limit() // 2
+        assert found.host_bytes == 0
+
+
+async def test_budgets_that_are_given_are_taken() -> None:
+    policy = MemoryPolicy(device_bytes=10, host_bytes=20)
+    found = await NodeAgent(FLEET).measure("n", policy)
+    assert {size for _, size in found.devices} == {10}
+    assert found.host_bytes == 20
+
+
+async def test_one_process_ends_and_the_others_follow(spawn: Spawn) -> None:
+    agent = NodeAgent(FLEET)
+    actor, core = spawn(), spawn()
+    await agent.watch("m#0", 1, MARK, [actor.pid, core.pid])
+    core.kill()
+    [died] = await asyncio.wait_for(agent.deaths(0), 5)
+    assert (died.replica, died.incarnation) == ("m#0", 1)
+    assert str(core.pid) in died.reason
+    assert await asyncio.to_thread(actor.wait, 5) == -9
+    assert await agent.deaths_so_far() == 1
+
+
+async def test_a_process_that_ended_before_it_was_watched_is_a_death(spawn: Spawn) -> None:
+    agent = NodeAgent(FLEET)
+    child = spawn("true")
+    await asyncio.to_thread(child.wait, 5)
+    await agent.watch("m#0", 1, MARK, [child.pid])
+    assert len(await asyncio.wait_for(agent.deaths(0), 5)) == 1
+
+
+async def test_a_burial_is_no_death_and_takes_all_with_the_mark(spawn: Spawn) -> None:
+    agent = NodeAgent(FLEET)
+    actor, orphan, other = spawn(), spawn("setsid sleep infinity"), spawn(mark=f"{FLEET}/m#0/2")
+    directory = Path(await agent.prepare(MARK))
+    (directory / "socket").touch()
+    await agent.watch("m#0", 1, MARK, [actor.pid])
+    assert await agent.bury(MARK) == []
+    assert await agent.marks() == [f"{FLEET}/m#0/2"]
+    assert not is_there(directory)
+    assert await agent.deaths_so_far() == 0
+    assert orphan.wait(5) == -9
+    assert other.poll() is None
+
+
+async def test_a_burial_removes_the_segments_of_the_dead(spawn: Spawn, segment: Path) -> None:
+    agent = NodeAgent(FLEET)
+    child = spawn(HOLDING.format(segment))
+    await asyncio.to_thread(child.stdout.readline)  # type: ignore[union-attr]
+    await agent.watch("m#0", 1, MARK, [child.pid])
+    await agent.bury(MARK)
+    assert not is_there(segment)
+
+
+async def test_a_segment_that_somebody_else_uses_stays(spawn: Spawn, segment: Path) -> None:
+    agent = NodeAgent(FLEET)
+    for mark in (MARK, f"{FLEET}/other#0/1"):
+        child = spawn(HOLDING.format(segment), mark)
+        await asyncio.to_thread(child.stdout.readline)  # type: ignore[union-attr]
+    await agent.bury(MARK)
+    assert is_there(segment)
+
+
+async def test_deaths_are_told_to_whoever_asks_from_where_he_was(spawn: Spawn) -> None:
+    agent = NodeAgent(FLEET)
+    for incarnation in (1, 2):
+        child = spawn(mark=f"{FLEET}/m#0/{incarnation}")
+        await agent.watch("m#0", incarnation, f"{FLEET}/m#0/{incarnation}", [child.pid])
+        child.kill()
+        await asyncio.wait_for(agent.deaths(incarnation - 1), 5)
+    assert [died.incarnation for died in await agent.deaths(0)] == [1, 2]
+    assert [died.incarnation for died in await agent.deaths(1)] == [2]

@@ -1,0 +1,83 @@
+"""What a node has: GPUs by NVML, memory by cgroup and host."""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+_CGROUP_LIMITS = (
+    Path("/sys/fs/cgroup/memory.max"),
+    Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryPolicy:
+    """How much of a node engines may use; ``None``: ``share`` of what was found.
+
+    Without a GPU, device and host are one memory: ``host_bytes`` is then what the device
+    ``cpu`` leaves of that share.
+    """
+
+    device_bytes: int | None = None
+    """Of each device."""
+    host_bytes: int | None = None
+    share: float = 0.9
+
+
+def devices_and_host(policy: MemoryPolicy) -> tuple[tuple[tuple[str, int], ...], int]:
+    """Devices with the bytes that may be used of each, and those of the host."""
+    usable = int(memory_limit() * policy.share)
+    gpus = gpu_bytes()
+    if gpus:
+        sizes = [policy.device_bytes or int(total * policy.share) for total in gpus]
+        devices = tuple((f"cuda:{index}", size) for index, size in enumerate(sizes))
+        host = usable
+    else:
+        budget = policy.device_bytes or usable
+        devices = (("cpu", budget),)
+        host = max(0, usable - budget)
+    return devices, host if policy.host_bytes is None else policy.host_bytes
+
+
+def memory_limit() -> int:
+    """Bytes of host memory that this node's processes can have in all."""
+    limit = psutil.virtual_memory().total
+    for path in _CGROUP_LIMITS:
+        try:
+            text = path.read_text().strip()
+        except (FileNotFoundError, PermissionError):
+            continue
+        if text.isdigit():
+            limit = min(limit, int(text))
+    return limit
+
+
+def gpu_bytes() -> list[int]:
+    """Bytes of each NVIDIA GPU, in PCI order; none where there is no NVML."""
+    nvml = _nvml()
+    if nvml is None:
+        return []
+    try:
+        nvml.nvmlInit()
+    except nvml.NVMLError:
+        return []
+    try:
+        handles = [nvml.nvmlDeviceGetHandleByIndex(i) for i in range(nvml.nvmlDeviceGetCount())]
+        return [int(nvml.nvmlDeviceGetMemoryInfo(handle).total) for handle in handles]
+    finally:
+        nvml.nvmlShutdown()
+
+
+def _nvml() -> Any:
+    """Ray brings its own copy along."""
+    for name in ("pynvml", "ray._private.thirdparty.pynvml"):
+        try:
+            return importlib.import_module(name)
+        except ImportError:
+            continue
+    return None

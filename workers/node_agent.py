@@ -1,0 +1,126 @@
+"""One Ray actor for each node: measures it, watches its engines' processes, buries the dead.
+
+A process's end makes its pidfd readable, so a death is known at once, whoever killed it. When
+one of an engine's processes dies the others are killed too: what is left of an engine serves
+nobody, and its device memory is wanted. The rest (shared memory, sockets) goes with ``bury``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from hashlib import sha256
+from pathlib import Path
+
+from workers import processes
+from workers.capacity import MemoryPolicy, devices_and_host
+from workers.pool_values import EngineDied, NodeFound
+
+_KEPT_DEATHS = 1000
+
+
+@dataclass(slots=True)
+class _Ward:
+    """An engine in the agent's care."""
+
+    replica: str
+    incarnation: int
+    mark: str
+    vital: dict[int, int] = field(default_factory=dict)
+    """pidfd by pid, of the processes that it cannot live without."""
+    segments: set[Path] = field(default_factory=set)
+
+
+class NodeAgent:
+    """Marks begin with ``fleet``; engines of other fleets on this host are none of its business."""
+
+    def __init__(self, fleet: str) -> None:
+        self._fleet = fleet
+        self._wards: dict[str, _Ward] = {}
+        self._dead: list[EngineDied] = []
+        self._forgotten = 0
+        self._news = asyncio.Event()
+
+    async def ping(self) -> int:
+        return os.getpid()
+
+    async def measure(self, node: str, policy: MemoryPolicy) -> NodeFound:
+        devices, host_bytes = devices_and_host(policy)
+        return NodeFound(node, devices, host_bytes)
+
+    async def prepare(self, mark: str) -> str:
+        """The engine's own temporary directory: its sockets are removed with it."""
+        directory = _directory(mark)
+        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        return str(directory)
+
+    async def watch(self, replica: str, incarnation: int, mark: str, pids: list[int]) -> None:
+        """Report the end of any of ``pids`` as the engine's death; may be told more of them."""
+        ward = self._wards.setdefault(mark, _Ward(replica, incarnation, mark))
+        for pid in pids:
+            if pid not in ward.vital:
+                self._watch_pid(ward, pid)
+        ward.segments.update(await asyncio.to_thread(processes.segments, pids))
+
+    async def deaths_so_far(self) -> int:
+        return self._forgotten + len(self._dead)
+
+    async def deaths(self, after: int) -> list[EngineDied]:
+        """Those after the first ``after`` deaths, as soon as there is one."""
+        while (known := self._dead[max(0, after - self._forgotten) :]) == []:
+            self._news.clear()
+            await self._news.wait()
+        return known
+
+    async def bury(self, mark: str) -> list[int]:
+        """Returns when nothing of that engine is left; the pids that would not die, if any."""
+        ward = self._wards.pop(mark, None)
+        if ward is not None:
+            self._let_go(ward)
+        known = ward.segments if ward is not None else set()
+        left = await asyncio.to_thread(processes.bury, mark, known)
+        await asyncio.to_thread(processes.remove_tree, _directory(mark))
+        return left
+
+    async def marks(self) -> list[str]:
+        """Of every engine of this fleet that has a living process here."""
+        return list(await asyncio.to_thread(processes.marks, self._fleet))
+
+    def _watch_pid(self, ward: _Ward, pid: int) -> None:
+        try:
+            watching = os.pidfd_open(pid)
+        except ProcessLookupError:
+            self._on_end(ward, pid)
+            return
+        ward.vital[pid] = watching
+        ended: Callable[[], None] = partial(self._on_end, ward, pid)
+        asyncio.get_running_loop().add_reader(watching, ended)
+
+    def _on_end(self, ward: _Ward, pid: int) -> None:
+        self._let_go(ward)
+        if self._wards.get(ward.mark) is not ward:
+            return
+        left = processes.marked(ward.mark)
+        ward.segments |= processes.segments(left)
+        processes.kill(left)
+        reason = f"process {pid} of {ward.replica} ended"
+        self._dead.append(EngineDied(ward.replica, ward.incarnation, reason))
+        if len(self._dead) > _KEPT_DEATHS:
+            del self._dead[0]
+            self._forgotten += 1
+        self._news.set()
+
+    def _let_go(self, ward: _Ward) -> None:
+        for watching in ward.vital.values():
+            asyncio.get_running_loop().remove_reader(watching)
+            os.close(watching)
+        ward.vital.clear()
+
+
+def _directory(mark: str) -> Path:
+    """Short: sockets lie in it, and a socket's path is at most 107 bytes."""
+    return Path(tempfile.gettempdir(), f"engine-{sha256(mark.encode()).hexdigest()[:8]}")

@@ -1,0 +1,54 @@
+"""What a pool tells about nodes and engines. Plain values, for adapters and controller alike."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from workers.engine import Endpoint, EngineSpec, Memory, Rest
+
+
+@dataclass(frozen=True, slots=True)
+class NodeFound:
+    """A node of the pool and what it may use."""
+
+    node: str
+    devices: tuple[tuple[str, int], ...]
+    """(device, bytes in all)"""
+    host_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class EngineSeen:
+    """An engine that was running before this controller was."""
+
+    replica: str
+    model: str
+    incarnation: int
+    rest: Rest | None
+    """None: awake."""
+    node: str
+    devices: tuple[str, ...]
+    memory: Memory
+    endpoint: Endpoint
+    max_model_len: int
+    spec: EngineSpec
+
+
+@dataclass(frozen=True, slots=True)
+class EngineDied:
+    replica: str
+    incarnation: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class OrderLimits:
+    """How long a pool waits for each order before it raises OrderTimedOut."""
+
+    start_s: float = 900.0
+    sleep_s: float = 120.0
+    wake_s: float = 120.0
+    stop_s: float = 10.0
+    """An engine that has not stopped by itself by then is killed: not an error."""
+    adopt_s: float = 30.0
+    """An engine that has not ended a dead controller's order by then is not adopted."""

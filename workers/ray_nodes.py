@@ -1,0 +1,180 @@
+"""The nodes of a Ray cluster, each with our agent on it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any
+
+import ray
+from ray.exceptions import RayError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from workers.capacity import MemoryPolicy
+from workers.engine import EngineError, EngineGone
+from workers.node_agent import NodeAgent
+from workers.pool_values import EngineDied, NodeFound
+from workers.ray_orders import answer, python_path
+
+_AGENT = "agent:"
+_BURY_S = 60.0
+
+
+@dataclass(slots=True)
+class Node:
+    name: str
+    id: str
+    """Ray's."""
+    agent: Any
+    told: int = 0
+    """How many of the agent's deaths are known."""
+    wards: dict[str, tuple[str, int, list[int]]] = field(default_factory=dict)
+    """What the agent watches, by mark: told again to its successor."""
+
+
+class RayNodes:
+    def __init__(self, namespace: str, memory: MemoryPolicy) -> None:
+        self._namespace = namespace
+        self._memory = memory
+        self._fleet = ""
+        self._nodes: dict[str, Node] = {}
+
+    @property
+    def names(self) -> frozenset[str]:
+        return frozenset(self._nodes)
+
+    def mark(self, replica: str, incarnation: int) -> str:
+        return f"{self._fleet}/{replica}/{incarnation}"
+
+    def get(self, name: str) -> Node:
+        """Raises EngineGone: whatever ran there is gone with the node."""
+        if name not in self._nodes:
+            raise EngineGone(f"there is no node {name}")
+        return self._nodes[name]
+
+    async def refresh(self) -> list[Node]:
+        """The living nodes, each with an agent. Returns those that were not known."""
+        self._fleet = f"{self._namespace}@{ray.get_runtime_context().gcs_address}"
+        rows = [row for row in await asyncio.to_thread(ray.nodes) if row["Alive"]]
+        names = [row["NodeName"] for row in rows]
+        alive: dict[str, str] = {}
+        for row in rows:
+            name, node_id = row["NodeName"], row["NodeID"]
+            alive[name if names.count(name) == 1 else f"{name}-{node_id[:8]}"] = node_id
+        self._nodes = {n: node for n, node in self._nodes.items() if alive.get(n) == node.id}
+        found = [Node(n, node_id, None) for n, node_id in alive.items() if n not in self._nodes]
+        for node in found:
+            await self._attach(node)
+            self._nodes[node.name] = node
+        return found
+
+    async def measure(self) -> list[NodeFound]:
+        nodes = list(self._nodes.values())
+        asked = (answer(node.agent.measure.remote(node.name, self._memory)) for node in nodes)
+        return list(await asyncio.gather(*asked))
+
+    async def watch(self, node: Node, replica: str, incarnation: int, pids: list[int]) -> None:
+        mark = self.mark(replica, incarnation)
+        node.wards[mark] = (replica, incarnation, pids)
+        await answer(node.agent.watch.remote(replica, incarnation, mark, pids))
+
+    async def deaths(self, node: Node) -> list[EngineDied]:
+        """The next of them. A dead agent is replaced; EngineGone when its node has gone too."""
+        try:
+            died: list[EngineDied] = await answer(node.agent.deaths.remote(node.told))
+        except EngineGone:
+            await self._replace_agent(node)
+            return []
+        node.told += len(died)
+        return died
+
+    async def bury(self, replica: str, incarnation: int, name: str | None) -> None:
+        """On that node; on all where it is not known. Raises EngineError if anything is left."""
+        nodes = [node for node in self._nodes.values() if name in (None, node.name)]
+        await asyncio.gather(*(self._bury(node, self.mark(replica, incarnation)) for node in nodes))
+
+    async def bury_all_but(self, kept: Collection[tuple[str, int]]) -> None:
+        """Processes of engines that nobody knows of any more."""
+        marks = {self.mark(*engine) for engine in kept}
+        for node in list(self._nodes.values()):
+            for mark in await answer(node.agent.marks.remote()):
+                if mark not in marks:
+                    await self._bury(node, mark)
+
+    async def actors(self) -> list[str]:
+        return list(await asyncio.to_thread(ray.util.list_named_actors))
+
+    async def find(self, name: str) -> Any:
+        """The living actor of that name, or None."""
+        # AssertionError: its class went with its job, so it is dead.
+        with suppress(ValueError, AssertionError, RayError):
+            return await asyncio.to_thread(ray.get_actor, name, self._namespace)
+        return None
+
+    async def shut_down(self) -> None:
+        for node in self._nodes.values():
+            with suppress(RayError):
+                await asyncio.to_thread(ray.kill, node.agent)
+        self._nodes.clear()
+
+    def forget(self) -> None:
+        """Handles of actors are worthless once Ray is let go of."""
+        self._nodes.clear()
+
+    async def _bury(self, node: Node, mark: str) -> None:
+        node.wards.pop(mark, None)
+        try:
+            left = await asyncio.wait_for(self._ask_to_bury(node, mark), _BURY_S)
+        except TimeoutError:
+            raise EngineError(f"node {node.name} does not answer; is {mark} gone?") from None
+        if left:
+            raise EngineError(f"processes of {mark} would not die: {left}")
+
+    async def _ask_to_bury(self, node: Node, mark: str) -> list[int]:
+        while True:
+            agent = node.agent
+            try:
+                left: list[int] = await answer(agent.bury.remote(mark))
+            except EngineGone:
+                if not await self._is_alive(node):
+                    return []
+                if node.agent is agent:
+                    await self._attach(node)
+            else:
+                return left
+
+    async def _replace_agent(self, node: Node) -> None:
+        if not await self._is_alive(node):
+            raise EngineGone(f"node {node.name} is gone")
+        await self._attach(node)
+        for replica, incarnation, pids in list(node.wards.values()):
+            await self.watch(node, replica, incarnation, pids)
+
+    async def _is_alive(self, node: Node) -> bool:
+        rows = await asyncio.to_thread(ray.nodes)
+        return any(row["NodeID"] == node.id and row["Alive"] for row in rows)
+
+    async def _attach(self, node: Node) -> None:
+        """To the node's agent, which is started where there is none."""
+        options = {
+            "name": f"{_AGENT}{node.id}",
+            "namespace": self._namespace,
+            "get_if_exists": True,
+            "lifetime": "detached",
+            "max_concurrency": 1000,
+            "num_cpus": 0,
+            "num_gpus": 0,
+            "scheduling_strategy": NodeAffinitySchedulingStrategy(node.id, soft=False),
+            "runtime_env": {"env_vars": {"PYTHONPATH": python_path()}},
+        }
+        create = _agent_class().options(**options).remote
+        node.agent = await asyncio.to_thread(create, self._fleet)
+        node.told = await answer(node.agent.deaths_so_far.remote())
+
+
+@cache
+def _agent_class() -> Any:
+    return ray.remote(NodeAgent)

@@ -1,0 +1,213 @@
+"""The Pool port on Ray: an actor for each engine, an agent for each node.
+
+The pool joins a Ray that somebody else started and lets go of it at ``close``: actors are
+detached and go on. Deaths come from two sides, first come first told: the agent of the node sees
+the end of a process within milliseconds, and Ray sees the end of the actor or of its node.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.exceptions import RayError
+
+from workers.actor import Description, Place
+from workers.capacity import MemoryPolicy
+from workers.engine import (
+    EngineError,
+    EngineGone,
+    EngineSpec,
+    Report,
+    Rest,
+    Started,
+)
+from workers.pool_values import EngineDied, EngineSeen, NodeFound, OrderLimits
+from workers.ray_join import join
+from workers.ray_nodes import Node, RayNodes
+from workers.ray_orders import actor_name, actor_options, answer, engine_class, parse_name, slug
+from workers.register import Register
+
+
+class RayPool:
+    """``state_dir`` holds logs and canaries, on each node; ``environment`` is what Ray needs to
+    join (``RayHead.environment``) and is put into this process's environment by ``open``."""
+
+    def __init__(
+        self,
+        address: str,
+        *,
+        state_dir: Path,
+        environment: dict[str, str] | None = None,
+        namespace: str = "torpor",
+        limits: OrderLimits | None = None,
+        memory: MemoryPolicy | None = None,
+    ) -> None:
+        self._address = address
+        self._state_dir = state_dir
+        self._environment = environment or {}
+        self._namespace = namespace
+        self._limits = limits or OrderLimits()
+        self._register = Register()
+        self._nodes = RayNodes(namespace, memory or MemoryPolicy())
+        self._actors: dict[tuple[str, int], Any] = {}
+        self._places: dict[tuple[str, int], str] = {}
+        self._creating: dict[tuple[str, int], asyncio.Future[Any]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def open(self) -> None:
+        self._register = Register()
+        await asyncio.to_thread(join, self._address, self._namespace, self._environment)
+        for node in await self._nodes.refresh():
+            self._spawn(self._listen(node))
+
+    async def close(self) -> None:
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._register.close()
+        self._actors.clear()
+        self._places.clear()
+        self._nodes.forget()
+        await asyncio.to_thread(ray.shutdown)
+
+    async def stop_engines(self) -> None:
+        """Every one of them, known or not."""
+        found = [engine for name in await self._nodes.actors() if (engine := parse_name(name))]
+        await asyncio.gather(*(self.stop(*engine) for engine in found))
+        await self._nodes.bury_all_but(())
+
+    async def shut_down(self) -> None:
+        """The fleet's end in a Ray of somebody else: neither engine nor agent stays behind."""
+        await self.stop_engines()
+        await self._nodes.shut_down()
+
+    async def nodes(self) -> list[NodeFound]:
+        for node in await self._nodes.refresh():
+            self._spawn(self._listen(node))
+        return await self._nodes.measure()
+
+    async def discover(self) -> list[EngineSeen]:
+        """What cannot be adopted is buried: starting, out of reach, or an order went wrong."""
+        found = [engine for name in await self._nodes.actors() if (engine := parse_name(name))]
+        seen = await asyncio.gather(*(self._adopt(*engine) for engine in found))
+        adopted = [engine for engine in seen if engine is not None]
+        await self._nodes.bury_all_but({(engine.replica, engine.incarnation) for engine in adopted})
+        return adopted
+
+    async def start(
+        self, replica: str, incarnation: int, spec: EngineSpec, node: str, devices: tuple[str, ...]
+    ) -> Started:
+        self._register.enter(replica, incarnation)
+        self._places[replica, incarnation] = node
+        order = self._start(replica, incarnation, spec, node, devices)
+        return await self._register.carried_out(replica, order, self._limits.start_s)
+
+    async def sleep(self, replica: str, rest: Rest) -> Report:
+        order: Coroutine[Any, Any, Report] = self._order(replica, "sleep", rest)
+        return await self._register.carried_out(replica, order, self._limits.sleep_s)
+
+    async def wake(self, replica: str) -> Report:
+        order: Coroutine[Any, Any, Report] = self._order(replica, "wake")
+        return await self._register.carried_out(replica, order, self._limits.wake_s)
+
+    async def stop(self, replica: str, incarnation: int) -> None:
+        """Raises EngineError only if a process would not die, or its living node has no agent."""
+        self._register.leave(replica, incarnation)
+        self._actors.pop((replica, incarnation), None)
+        if (creating := self._creating.get((replica, incarnation))) is not None:
+            await asyncio.wait({creating})
+        actor = await self._nodes.find(actor_name(replica, incarnation))
+        if actor is not None:
+            with suppress(EngineError, TimeoutError):
+                await asyncio.wait_for(answer(actor.stop.remote()), self._limits.stop_s)
+            with suppress(RayError):
+                await asyncio.to_thread(ray.kill, actor)
+        node = self._places.pop((replica, incarnation), None)
+        await self._nodes.bury(replica, incarnation, node)
+
+    async def deaths(self) -> AsyncIterator[EngineDied]:
+        async for died in self._register.deaths():
+            yield died
+
+    async def _start(
+        self, replica: str, incarnation: int, spec: EngineSpec, node: str, devices: tuple[str, ...]
+    ) -> Started:
+        mark = self._nodes.mark(replica, incarnation)
+        where = self._nodes.get(node)
+        tmp_dir: str = await answer(where.agent.prepare.remote(mark))
+        place = self._place(replica, incarnation, spec, node, devices)
+        options = actor_options(place, spec, mark=mark, tmp_dir=tmp_dir, node_id=where.id)
+        actor = await self._create(place, spec, options)
+        pid: int = await answer(actor.pid.remote())
+        await self._nodes.watch(where, replica, incarnation, [pid])
+        self._spawn(self._linger(replica, incarnation, actor))
+        started: Started = await answer(actor.start.remote())
+        await self._nodes.watch(where, replica, incarnation, list(started.pids))
+        return started
+
+    async def _create(self, place: Place, spec: EngineSpec, options: dict[str, Any]) -> Any:
+        """Goes on when it is cancelled: a stop waits for the actor, to stop it."""
+        engine = (place.replica, place.incarnation)
+        create = engine_class().options(namespace=self._namespace, **options).remote
+        creating = asyncio.ensure_future(asyncio.to_thread(create, place, spec))
+        creating.add_done_callback(lambda _: self._creating.pop(engine, None))
+        self._creating[engine] = creating
+        actor = self._actors[engine] = await asyncio.shield(creating)
+        return actor
+
+    async def _order(self, replica: str, order: str, *arguments: object) -> Any:
+        actor = self._actors.get((replica, self._register.incarnation(replica)))
+        if actor is None:
+            raise EngineGone(f"{replica} is not running")
+        return await answer(getattr(actor, order).remote(*arguments))
+
+    async def _adopt(self, replica: str, incarnation: int) -> EngineSeen | None:
+        actor = await self._nodes.find(actor_name(replica, incarnation))
+        description = Description(None, ())
+        if actor is not None:
+            with suppress(EngineError, TimeoutError):
+                description = await asyncio.wait_for(
+                    answer(actor.describe.remote()), self._limits.adopt_s
+                )
+        seen = description.seen
+        if seen is None or seen.node not in self._nodes.names:
+            await self.stop(replica, incarnation)
+            return None
+        self._register.enter(replica, incarnation)
+        self._places[replica, incarnation] = seen.node
+        self._actors[replica, incarnation] = actor
+        node = self._nodes.get(seen.node)
+        await self._nodes.watch(node, replica, incarnation, list(description.pids))
+        self._spawn(self._linger(replica, incarnation, actor))
+        return seen
+
+    async def _linger(self, replica: str, incarnation: int, actor: Any) -> None:
+        """Ray's own word on the end of an actor."""
+        try:
+            await answer(actor.linger.remote())
+        except EngineError as error:
+            self._register.died(replica, incarnation, f"{replica}: {error}")
+
+    async def _listen(self, node: Node) -> None:
+        """The agent's word on the end of a process, for as long as the node lives."""
+        with suppress(EngineGone):
+            while True:
+                for died in await self._nodes.deaths(node):
+                    self._register.died(died.replica, died.incarnation, died.reason)
+
+    def _place(
+        self, replica: str, incarnation: int, spec: EngineSpec, node: str, devices: tuple[str, ...]
+    ) -> Place:
+        log_path = self._state_dir / "logs" / f"{slug(replica)}.log"
+        canary_path = self._state_dir / "canaries" / f"{slug(spec.model)}.json"
+        return Place(replica, incarnation, node, devices, str(log_path), str(canary_path))
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)

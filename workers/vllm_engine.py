@@ -1,0 +1,215 @@
+"""One vLLM engine in this process: ``AsyncLLM``, vLLM's OpenAI server, sleep and canary.
+
+Phases of a start: *imports* (vLLM itself), *config* (arguments read and checked), *connect*
+(tokenizers, the client of the core), *load* (weights, packing, KV), *server*, *canary*. vLLM must
+not be imported before ``workers.env.engine_env`` stands in the environment.
+
+Sleep and wake go to ``AsyncLLM`` in process, never over HTTP. Nothing may run when an engine is
+sent to sleep, so the scheduler is paused with ``wait``; the caller lets no request in before a
+wake has returned. The prefix cache is reset whenever KV was dropped, and every rung drops it.
+
+After a wake whose canary disagrees the weights are dropped and reloaded once; if it still
+disagrees the engine goes back to sleep, so that nothing can be served, and CanaryMismatch is
+raised.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from workers.engine import (
+    CanaryMismatch,
+    EngineError,
+    EngineGone,
+    EngineSpec,
+    Memory,
+    Report,
+    Rest,
+    Started,
+    StartFailed,
+)
+from workers.engine_args import effective_args
+from workers.env import device_kind
+from workers.imports import import_vllm
+from workers.memory import anonymous_bytes, family, measure
+from workers.openai_server import OpenAIServer, build_app
+from workers.phases import Phases
+from workers.questions import Canary
+
+_DEPTH = {None: 0, Rest.KV_RELEASED: 1, Rest.LEVEL_1: 2, Rest.LEVEL_2: 3}
+
+
+class VllmEngine:
+    def __init__(
+        self,
+        spec: EngineSpec,
+        *,
+        key: str,
+        canary_path: Path | None = None,
+        host: str = "127.0.0.1",
+        device: str | None = None,
+    ) -> None:
+        self._spec = spec
+        self._key = key
+        self._host = host
+        self._device = device or device_kind()
+        self._canary = Canary(spec, device=self._device, path=canary_path)
+        self._launched: Any = None
+        self._server: OpenAIServer | None = None
+        self._rest: Rest | None = None
+        self._luck = random.Random()
+
+    async def start(self) -> Started:
+        """Raises StartFailed; CanaryMismatch if an earlier start answered otherwise."""
+        try:
+            return await self._start(Phases())
+        except EngineError:
+            await self.stop()
+            raise
+        except Exception as error:
+            await self.stop()
+            raise StartFailed(f"{type(error).__name__}: {error}") from error
+
+    async def sleep(self, rest: Rest) -> Report:
+        """Deeper only; to where it already is, nothing happens."""
+        if _DEPTH[rest] < _DEPTH[self._rest]:
+            raise EngineError(f"asleep at {self._rest}, which is deeper than {rest}")
+        phases = Phases()
+        async with self._in_our_words():
+            await self._fall_asleep(rest)
+            phases.done("sleep")
+            freed = await self._freed()
+        return Report(self._measure(), phases.seconds, freed)
+
+    async def wake(self) -> Report:
+        phases = Phases()
+        async with self._in_our_words():
+            await self._wake_up(phases)
+            if self._luck.random() < self._spec.canary_sampling:
+                await self._check(phases)
+        return Report(self._measure(), phases.seconds)
+
+    async def stop(self) -> None:
+        server, launched = self._server, self._launched
+        self._server = self._launched = None
+        if server is not None:
+            await server.stop()
+        if launched is not None:
+            await launched.close()
+
+    async def probe(self) -> Memory:
+        """Raises EngineGone when the core has died under a server that still runs."""
+        async with self._in_our_words():
+            return self._measure()
+
+    @property
+    def _llm(self) -> Any:
+        if self._launched is None or self._launched.llm is None:
+            raise EngineGone("the engine is not running")
+        return self._launched.llm
+
+    async def _start(self, phases: Phases) -> Started:
+        await asyncio.to_thread(import_vllm, self._device)
+        phases.done("imports")
+        args, self._launched = await asyncio.to_thread(self._configure)
+        phases.done("config")
+        await self._launched.connect()
+        phases.done("connect")
+        await self._launched.load()
+        phases.done("load")
+        server = await self._serve(args)
+        phases.done("server")
+        await self._canary.record(self._llm)
+        phases.done("canary")
+        return Started(
+            self._measure(),
+            phases.seconds,
+            endpoint=server.endpoint,
+            max_model_len=self._llm.model_config.max_model_len,
+            pids=family(os.getpid()),
+        )
+
+    def _configure(self) -> tuple[Any, Any]:
+        from workers.arguments import parse
+        from workers.launch import configure
+
+        args = parse(effective_args(self._spec, device=self._device))
+        return args, configure(args)
+
+    async def _serve(self, args: Any) -> OpenAIServer:
+        before = anonymous_bytes()
+        app = await build_app(self._llm, args)
+        server = self._server = OpenAIServer(app, host=self._host, key=self._key)
+        await server.start()
+        if self._launched.hosts_core:
+            taken = max(0, anonymous_bytes() - before)
+            await self._llm.collective_rpc("not_the_model", args=(taken,))
+        return server
+
+    async def _fall_asleep(self, rest: Rest) -> None:
+        if rest is self._rest:
+            return
+        if rest is Rest.KV_RELEASED:
+            await self._llm.pause_generation(mode="wait", clear_cache=False)
+            await self._llm.release_kv_cache_memory()
+        elif self._rest is Rest.LEVEL_1:
+            await self._llm.collective_rpc("sleep_deeper")
+        else:
+            await self._llm.sleep(level=1 if rest is Rest.LEVEL_1 else 2, mode="wait")
+        self._rest = rest
+
+    async def _wake_up(self, phases: Phases) -> None:
+        if self._rest is Rest.LEVEL_2:
+            await self._llm.wake_up(["weights"])
+            await self._llm.collective_rpc("reload_weights")
+            phases.done("weights")
+            await self._llm.wake_up(["kv_cache"])
+        else:
+            await self._llm.wake_up()
+        await self._llm.reset_prefix_cache()
+        phases.done("kv")
+        self._rest = None
+
+    async def _check(self, phases: Phases) -> None:
+        why = await self._canary.disagreement(self._llm)
+        phases.done("canary")
+        if why is None:
+            return
+        await self._fall_asleep(Rest.LEVEL_2)
+        await self._wake_up(phases)
+        why = await self._canary.disagreement(self._llm)
+        phases.done("canary")
+        if why is not None:
+            with suppress(Exception):
+                await self._fall_asleep(Rest.LEVEL_2)
+            raise CanaryMismatch(f"after a wake and a reload of the weights: {why}")
+
+    async def _freed(self) -> dict[str, int]:
+        freed: Counter[str] = Counter()
+        for report in await self._llm.collective_rpc("freed_report"):
+            freed.update(report)
+        return dict(freed)
+
+    def _measure(self) -> Memory:
+        return measure(os.getpid(), device=self._device)
+
+    @asynccontextmanager
+    async def _in_our_words(self) -> AsyncIterator[None]:
+        """Turns what vLLM raises into our errors, by whether it still runs."""
+        try:
+            if self._llm.errored:
+                raise EngineGone("the engine core has died")
+            yield
+        except EngineError:
+            raise
+        except Exception as error:
+            if self._launched is None or self._llm.errored:
+                raise EngineGone("the engine core has died") from error
+            raise EngineError(f"{type(error).__name__}: {error}") from error
