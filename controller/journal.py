@@ -10,8 +10,8 @@ Prompts and completions never reach an event, so they are never here.
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator, Sequence
-from functools import cache
 from io import TextIOWrapper
 from pathlib import Path
 from typing import Any
@@ -31,23 +31,20 @@ _KINDS: dict[str, type] = {
 }
 
 
-@cache
-def _adapter(kind: type) -> TypeAdapter[Any]:
-    return TypeAdapter(kind, config=None)
+_ADAPTERS: dict[str, TypeAdapter[Any]] = {name: TypeAdapter(kind) for name, kind in _KINDS.items()}
 
 
 def encode(value: Event | Command) -> dict[str, Any]:
     """A JSON-ready object: the fields and the type's name."""
-    kind = type(value)
-    fields = _adapter(kind).dump_python(value, mode="json", by_alias=False)
-    return {"type": kind.__name__, **fields}
+    kind = type(value).__name__
+    fields = _ADAPTERS[kind].dump_python(value, mode="json")
+    return {"type": kind, **fields}
 
 
 def decode(line: dict[str, Any]) -> Event | Command:
     """The inverse of encode. Raises KeyError for an unknown type."""
     fields = dict(line)
-    kind = _KINDS[fields.pop("type")]
-    value = _adapter(kind).validate_python(fields)
+    value = _ADAPTERS[fields.pop("type")].validate_python(fields)
     assert isinstance(value, Event | Command)
     return value
 
@@ -61,10 +58,11 @@ class Journal:
         self._files = files
         self._out = self._open()
 
-    def record(self, event: Event, commands: Sequence[Command], unix: float) -> None:
+    def record(self, event: Event, commands: Sequence[Command], unix: float | None = None) -> None:
+        """``unix``: the wall clock, if not that of this machine."""
         line = {
             "at": event.at,
-            "unix": round(unix, 3),
+            "unix": round(time.time() if unix is None else unix, 3),
             "event": encode(event),
             "commands": [encode(command) for command in commands],
         }

@@ -186,8 +186,10 @@ class Metrics:
                 self._began(command, "wake", level_of(command.depth), at)
             case SleepEngine():
                 self._began(command, "sleep", level_of(command.depth), at)
+                self.demoted(_model_of(command.replica), command.depth, command.cause.value)
             case StopEngine():
                 self._began(command, "stop", "stopped", at)
+                self.demoted(_model_of(command.replica), Depth.STOPPED, command.cause.value)
             case _:
                 pass
 

@@ -131,7 +131,8 @@ class ModelView:
     max_model_len: int | None
     """None until its engine was started once."""
     wake_estimate_s: float
-    """From where its best replica is, to awake; measured costs where there are any."""
+    """From where its best replica is, to awake; measured costs where there are any. -1: as
+    things are, never."""
     idle_s: float | None
     created: int
     """Unix seconds at which the model was configured."""

@@ -74,7 +74,8 @@ def _run(settings: Settings, run_dir: Path, stop: _Stop) -> int:
             console.print("torpor: starting Ray")
             head = RayHead(run_dir / "ray", object_store_mib=settings.ray.object_store_mib)
             address = head.start()
-        return _keep_controller(settings, run_dir, address, stop)
+        environment = {} if head is None else head.environment
+        return _keep_controller(settings, run_dir, address, environment, stop)
     except KeyboardInterrupt:
         return 130
     finally:
@@ -84,11 +85,13 @@ def _run(settings: Settings, run_dir: Path, stop: _Stop) -> int:
             head.stop()
 
 
-def _keep_controller(settings: Settings, run_dir: Path, address: str, stop: _Stop) -> int:
+def _keep_controller(
+    settings: Settings, run_dir: Path, address: str, environment: dict[str, str], stop: _Stop
+) -> int:
     quick_deaths = 0
     while True:
         began = time.monotonic()
-        child = _start_controller(settings, run_dir, address)
+        child = _start_controller(settings, run_dir, address, environment)
         stop.child = child
         if stop.signalled:
             child.terminate()
@@ -104,16 +107,16 @@ def _keep_controller(settings: Settings, run_dir: Path, address: str, stop: _Sto
         console.print(f"torpor: the controller ended with {code}; starting it again")
 
 
-def _start_controller(settings: Settings, run_dir: Path, address: str) -> subprocess.Popen[bytes]:
+def _start_controller(
+    settings: Settings, run_dir: Path, address: str, environment: dict[str, str]
+) -> subprocess.Popen[bytes]:
     config = run_dir / "fleet.json"
     config.write_text(settings.to_json())
     config.chmod(0o600)
     command = [sys.executable, "-m", "controller.process", str(config), address]
-    environment = {**os.environ, "TMPDIR": str(run_dir / "tmp")}
+    own = {**os.environ, **environment, "TMPDIR": str(run_dir / "tmp")}
     (run_dir / "tmp").mkdir(exist_ok=True)
-    return subprocess.Popen(
-        command, env=environment, start_new_session=True, preexec_fn=_die_with_parent
-    )
+    return subprocess.Popen(command, env=own, start_new_session=True, preexec_fn=_die_with_parent)
 
 
 def _die_with_parent() -> None:

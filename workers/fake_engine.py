@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import AsyncIterator, Callable, Generator
@@ -32,6 +31,7 @@ from workers.engine import (
     StartFailed,
 )
 from workers.fake_server import Counts, FakeApp, Voice
+from workers.listening import listen
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,7 +186,7 @@ class FakeEngine:
         self._voice.token_delay_s = self._args.token_delay_s
         self._voice.hang_asleep = self._args.hang_asleep
         self._voice.awake.set()
-        listening = socket.create_server(("127.0.0.1", 0))
+        listening = listen("127.0.0.1")
         config = uvicorn.Config(
             FakeApp(self._voice), lifespan="off", log_level="critical", access_log=False
         )

@@ -11,7 +11,6 @@ import asyncio
 import hashlib
 import json
 import secrets
-import socket
 from argparse import Namespace
 from collections.abc import Awaitable, Callable, MutableMapping
 from contextlib import nullcontext, suppress
@@ -20,6 +19,7 @@ from typing import Any
 import uvicorn
 
 from workers.engine import Endpoint
+from workers.listening import listen
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -63,7 +63,7 @@ class OpenAIServer:
     """uvicorn in the running loop, without its signal handling."""
 
     def __init__(self, app: ASGIApp, *, host: str, key: str) -> None:
-        self._socket = socket.create_server((host, 0), backlog=2048)
+        self._socket = listen(host)
         port = self._socket.getsockname()[1]
         self.endpoint = Endpoint(host, port, key)
         config = uvicorn.Config(

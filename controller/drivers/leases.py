@@ -34,16 +34,20 @@ class LiveLeases:
                 state=grant.state,
                 queued_s=grant.queued_s,
                 wake_s=grant.wake_s,
+                max_wait_s=self._limit_s(ModelName(model), max_wait_s),
             )
         finally:
             self._driver.feed(LeaseReleased(self._driver.now(), request))
 
     def outlook(self, model: str) -> Outlook:
-        phase, estimate_s = self._driver.fleet.outlook(ModelName(model), self._driver.now())
-        return Outlook(phase, estimate_s)
+        outlook = self._driver.fleet.outlook(ModelName(model))
+        return Outlook(outlook.phase, outlook.estimate_s)
 
     def report_broken(self, lease: Lease, reason: str) -> None:
         self._driver.suspect(ReplicaId(lease.replica), reason)
+
+    def _limit_s(self, model: ModelName, asked_s: float | None) -> float:
+        return self._driver.fleet.models[model].spec.max_wait_s if asked_s is None else asked_s
 
     async def _granted(
         self, request: RequestId, model: ModelName, tenant: str, max_wait_s: float | None

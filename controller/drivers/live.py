@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Protocol
 
 from controller.core.commands import (
@@ -52,7 +52,7 @@ from controller.core.names import (
     ReplicaId,
     RequestId,
 )
-from controller.ports import EngineSeen, Pool, Refused
+from controller.ports import EngineSeen, NodeFound, Pool, Refused
 from workers.engine import (
     CanaryMismatch,
     Endpoint,
@@ -73,6 +73,9 @@ REST_OF = {
 DEPTH_OF = {rest: depth for depth, rest in REST_OF.items()}
 
 
+_LOOK_S = 2.0
+
+
 class Observer(Protocol):
     """Whoever wants to know what the core did: journal, metrics, event stream."""
 
@@ -85,16 +88,22 @@ class LiveDriver:
     """Feeds one Fleet and executes what it orders on one Pool."""
 
     def __init__(
-        self, fleet: Fleet, pool: Pool, models: Mapping[ModelName, tuple[ModelSpec, EngineSpec]]
+        self,
+        fleet: Fleet,
+        pool: Pool,
+        models: Sequence[tuple[ModelSpec, EngineSpec]],
+        limit: Callable[[NodeFound], NodeFound] = lambda node: node,
     ) -> None:
+        """``limit``: of what a node has, what the fleet may use."""
         self.fleet = fleet
         self.pool = pool
-        self.engines: dict[ModelName, EngineSpec] = {n: spec for n, (_, spec) in models.items()}
+        self.engines: dict[ModelName, EngineSpec] = {spec.name: e for spec, e in models}
         self.endpoints: dict[ReplicaId, Endpoint] = {}
         self.max_model_len: dict[ModelName, int] = {}
         self.observers: list[Observer] = []
         self.grants: dict[RequestId, asyncio.Future[GrantLease]] = {}
-        self._specs = [spec for spec, _ in models.values()]
+        self._specs = [spec for spec, _ in models]
+        self._limit = limit
         self._tasks: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._closing = False
@@ -105,14 +114,15 @@ class LiveDriver:
     async def open(self) -> None:
         """Join the pool, adopt what runs there, make the models known, begin."""
         await self.pool.open()
-        for node in await self.pool.nodes():
-            devices = tuple((DeviceId(d), size) for d, size in node.devices)
-            self.feed(NodeJoined(self.now(), NodeId(node.node), devices, node.host_bytes))
-        for seen in await self.pool.discover():
-            self._adopt(seen)
         for spec in self._specs:
             self.feed(ModelAdded(self.now(), spec))
+        nodes = [self._limit(node) for node in await self.pool.nodes()]
+        for seen in await self.pool.discover():
+            self._adopt(seen)
         self._spawn(self._watch_deaths())
+        for node in nodes:
+            devices = tuple((DeviceId(d), size) for d, size in node.devices)
+            self.feed(NodeJoined(self.now(), NodeId(node.node), devices, node.host_bytes))
 
     async def close(self) -> None:
         """Stop driving; engines go on running."""
@@ -132,12 +142,35 @@ class LiveDriver:
             commands = self.fleet.handle(event)
         except InvariantBroken as broken:
             log.error("invariant broken on %s: %s", type(event).__name__, broken)
+            self._quarantine(broken)
             return
         for observer in self.observers:
             observer.saw(event, commands, self.fleet)
         for command in commands:
             self._execute(command)
         self._set_timer()
+
+    def suspect(self, replica: ReplicaId, reason: str) -> None:
+        """An engine did not answer: look whether its server still listens."""
+        self._spawn(self._look(replica, reason))
+
+    async def _look(self, replica: ReplicaId, reason: str) -> None:
+        known, endpoint = self.fleet.replicas.get(replica), self.endpoints.get(replica)
+        if known is None or known.incarnation is None or endpoint is None:
+            return
+        incarnation = known.incarnation
+        try:
+            async with asyncio.timeout(_LOOK_S):
+                _, writer = await asyncio.open_connection(endpoint.host, endpoint.port)
+            writer.close()
+        except (OSError, TimeoutError):
+            self.feed(EngineLost(self.now(), replica, incarnation, f"out of reach: {reason}"))
+
+    def _quarantine(self, broken: InvariantBroken) -> None:
+        """We erred about this replica: get rid of its engine and serve on."""
+        replica = self.fleet.replicas.get(broken.replica) if broken.replica else None
+        if replica is not None and replica.incarnation is not None:
+            self.feed(EngineLost(self.now(), replica.id, replica.incarnation, "an invariant broke"))
 
     def _set_timer(self) -> None:
         if self._timer is not None:
