@@ -32,7 +32,7 @@ class Announcer:
 
     def __init__(self, host: str, port: int) -> None:
         self._base = f"http://{host}:{port}"
-        self._console = Console(stderr=True, highlight=False)
+        self._console = Console(stderr=True, highlight=False, soft_wrap=True)
         self._is_told = False
 
     def opened(self, settings: Settings) -> None:

@@ -2,7 +2,7 @@
 
 Joins the Ray that the supervisor started, drives the fleet, serves the API. On SIGTERM it takes
 no new requests, lets the running responses end for the grace time, and leaves the engines as
-they are. Exit code 2 says that it cannot run like this (a port taken, a bad configuration):
+they are. The terminal belongs to the announcer; the log is a file. Exit code 2 says that it cannot run like this (a port taken, a bad configuration):
 the supervisor does not try again.
 """
 
@@ -23,7 +23,12 @@ _CANNOT_RUN = 2
 
 def main() -> int:
     settings = Settings.from_json(Path(sys.argv[1]).read_text())
-    logging.basicConfig(level=settings.log_level, format="%(asctime)s %(name)s %(message)s")
+    settings.log_dir.mkdir(parents=True, exist_ok=True)
+    logging.basicConfig(
+        filename=settings.log_dir / "controller.log",
+        level=settings.log_level,
+        format="%(asctime)s %(levelname)s %(name)s %(message)s",
+    )
     try:
         return asyncio.run(_serve(build(settings, sys.argv[2])))
     except OSError as error:

@@ -78,6 +78,9 @@ def _run(settings: Settings, run_dir: Path, stop: _Stop) -> int:
         return _keep_controller(settings, run_dir, address, environment, stop)
     except KeyboardInterrupt:
         return 130
+    except RuntimeError as error:
+        console.print(f"torpor: {error}")
+        return 1
     finally:
         stop.child = None
         console.print("torpor: stopping the engines and Ray")

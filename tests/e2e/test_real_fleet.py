@@ -1,0 +1,255 @@
+"""The main job on real parts: real vLLM on Ray, real models, official clients.
+
+One fleet for the file, in the order of the file: later tests kill what earlier ones use.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import anthropic
+import httpx
+import openai
+import psutil
+import pytest
+
+from tests.e2e.live_fleet import LiveFleet
+
+pytestmark = [pytest.mark.engine, pytest.mark.timeout(600)]
+
+FRANCE: list[Any] = [{"role": "user", "content": "What is the capital of France?"}]
+COUNT: list[Any] = [{"role": "user", "content": "Count from one to one hundred, in words."}]
+WEATHER: list[Any] = [
+    {
+        "type": "function",
+        "function": {
+            "name": "weather",
+            "description": "The weather in a city.",
+            "parameters": {"type": "object", "properties": {"city": {"type": "string"}}},
+        },
+    }
+]
+
+
+@pytest.fixture(scope="module")
+def client(fleet: LiveFleet) -> openai.OpenAI:
+    return openai.OpenAI(base_url=f"{fleet.url}/v1", api_key="none", max_retries=0, timeout=180)
+
+
+def ask(client: openai.OpenAI, model: str, messages: list[Any] = FRANCE, tokens: int = 16) -> str:
+    answer = client.chat.completions.create(
+        model=model, messages=messages, temperature=0, max_tokens=tokens
+    )
+    return answer.choices[0].message.content or ""
+
+
+def test_every_model_is_listed_with_its_state(client: openai.OpenAI) -> None:
+    listed = {model.id: model.model_dump() for model in client.models.list()}
+    assert set(listed) == {"smollm2", "smollm2-f32", "minilm"}
+    assert listed["smollm2"]["max_model_len"] == 2048
+    assert "state" in client.models.retrieve("minilm").model_dump()
+
+
+def test_a_request_wakes_what_it_needs(fleet: LiveFleet, client: openai.OpenAI) -> None:
+    for model in ("smollm2", "smollm2-f32", "smollm2"):
+        answer = client.chat.completions.with_raw_response.create(
+            model=model, messages=FRANCE, temperature=0, max_tokens=16
+        )
+        assert "Paris" in (answer.parse().choices[0].message.content or "")
+        assert answer.headers["x-torpor-model-state"] in ("awake", "woken")
+        awake = {view.model for view in fleet.client.models() if view.state == "awake"}
+        assert model in awake
+        assert not {"smollm2", "smollm2-f32"} <= awake, "the budget has room for one of them"
+
+
+@pytest.mark.parametrize("level", [0, 1, 2])
+@pytest.mark.parametrize("model", ["smollm2", "smollm2-f32"])
+def test_the_answer_after_a_wake_is_that_from_before(
+    fleet: LiveFleet, client: openai.OpenAI, model: str, level: int
+) -> None:
+    before = ask(client, model, COUNT, 32)
+    held = fleet.client.model(model).replicas[0].device_bytes
+    assert fleet.client.sleep(model, level).status == "done"
+    asleep = fleet.client.model(model)
+    assert asleep.state == ("kv_released", "level_1", "level_2")[level]
+    assert asleep.replicas[0].device_bytes < held - (200 << 20), "at least the KV came free"
+    assert ask(client, model, COUNT, 32) == before
+
+
+def test_embeddings_are_the_same_after_a_wake(fleet: LiveFleet, client: openai.OpenAI) -> None:
+    before = client.embeddings.create(model="minilm", input="a small cat").data[0].embedding
+    assert fleet.client.sleep("minilm", 2).status == "done"
+    after = client.embeddings.create(model="minilm", input="a small cat").data[0].embedding
+    assert len(before) == 384
+    assert after == pytest.approx(before, abs=1e-5)
+
+
+def test_streaming(client: openai.OpenAI) -> None:
+    stream = client.chat.completions.create(
+        model="smollm2", messages=FRANCE, temperature=0, max_tokens=16, stream=True
+    )
+    pieces = [chunk.choices[0].delta.content or "" for chunk in stream if chunk.choices]
+    assert len(pieces) > 3
+    assert "".join(pieces) == ask(client, "smollm2")
+
+
+def test_messages_with_the_anthropic_client(fleet: LiveFleet) -> None:
+    with anthropic.Anthropic(base_url=fleet.url, api_key="none", max_retries=0) as client:
+        answer = client.messages.create(
+            model="smollm2", messages=FRANCE, max_tokens=16, temperature=0
+        )
+        assert "Paris" in "".join(block.text for block in answer.content if block.type == "text")
+        count = client.messages.count_tokens(model="smollm2", messages=FRANCE)
+        assert count.input_tokens > 5
+
+
+def test_tool_calls_pass_through(client: openai.OpenAI) -> None:
+    answer = client.chat.completions.create(
+        model="smollm2",
+        messages=[{"role": "user", "content": "What is the weather in Paris?"}],
+        tools=WEATHER,
+        tool_choice={"type": "function", "function": {"name": "weather"}},
+        temperature=0,
+        max_tokens=60,
+    )
+    (call,) = answer.choices[0].message.tool_calls or []
+    assert call.type == "function"
+    assert call.function.name == "weather"
+
+
+def test_a_client_that_leaves_ends_its_generation(fleet: LiveFleet, client: openai.OpenAI) -> None:
+    stream = client.chat.completions.create(
+        model="smollm2", messages=COUNT, max_tokens=1500, stream=True
+    )
+    next(iter(stream))
+    assert fleet.client.model("smollm2").running == 1
+    stream.close()
+    # An order to sleep drains: it ends long before 1,500 tokens would have.
+    assert fleet.client.sleep("smollm2", 1).seconds < 10
+
+
+BAD: list[tuple[Any, int]] = [
+    (b"{", 400),
+    (b"[]", 400),
+    (json.dumps({"messages": FRANCE}).encode(), 400),
+    (json.dumps({"model": 7, "messages": FRANCE}).encode(), 400),
+    (json.dumps({"model": "nobody", "messages": FRANCE}).encode(), 404),
+    (json.dumps({"model": "smollm2"}).encode(), 400),
+    (json.dumps({"model": "smollm2", "messages": FRANCE, "max_tokens": -1}).encode(), 400),
+]
+
+
+@pytest.mark.parametrize(("body", "status"), BAD)
+def test_bad_input_is_an_openai_error(fleet: LiveFleet, body: bytes, status: int) -> None:
+    answer = httpx.post(
+        f"{fleet.url}/v1/chat/completions",
+        content=body,
+        headers={"content-type": "application/json"},
+    )
+    assert answer.status_code == status
+    assert answer.json()["error"]["message"]
+    assert answer.headers["x-request-id"]
+
+
+@pytest.mark.parametrize("path", ["/sleep", "/wake_up", "/collective_rpc", "/server_info", "/load"])
+def test_administrative_routes_of_vllm_are_out_of_reach(fleet: LiveFleet, path: str) -> None:
+    assert httpx.post(f"{fleet.url}{path}").status_code in (404, 405)
+
+
+def test_thirty_requests_for_three_models_with_room_for_two(client: openai.OpenAI) -> None:
+    def one(number: int) -> bool:
+        match number % 3:
+            case 0:
+                return "Paris" in ask(client, "smollm2")
+            case 1:
+                return "Paris" in ask(client, "smollm2-f32")
+            case _:
+                answer = client.embeddings.create(model="minilm", input=f"text {number}")
+                return len(answer.data[0].embedding) == 384
+
+    with ThreadPoolExecutor(30) as pool:
+        assert all(pool.map(one, range(30)))
+
+
+def test_a_killed_controller_adopts_its_engines(fleet: LiveFleet, client: openai.OpenAI) -> None:
+    ask(client, "smollm2")
+    fleet.client.sleep("minilm", 2)
+    before = fleet.starts()
+    processes = {process.pid for process, _ in fleet.marked()}
+    fleet.kill_controller()
+    with httpx.Client(transport=httpx.HTTPTransport(retries=10)) as patient:
+        assert patient.get(f"{fleet.url}/readyz", timeout=60).status_code == 200
+    assert fleet.client.model("minilm").state == "level_2"
+    assert "Paris" in ask(client, "smollm2")
+    assert len(client.embeddings.create(model="minilm", input="x").data[0].embedding) == 384
+    assert {process.pid for process, _ in fleet.marked()} == processes
+    assert fleet.starts() == before
+
+
+def test_a_kill_while_decoding_ends_the_stream_with_an_error(
+    fleet: LiveFleet, client: openai.OpenAI
+) -> None:
+    stream = client.chat.completions.create(
+        model="smollm2", messages=COUNT, max_tokens=1500, stream=True
+    )
+    events = iter(stream)
+    next(events)
+    fleet.engine("smollm2").kill()
+    with pytest.raises(openai.APIError):
+        for _ in events:
+            pass
+    assert "Paris" in ask(client, "smollm2"), "the next request gets a fresh engine"
+
+
+def test_a_kill_while_asleep_is_a_cold_start(fleet: LiveFleet, client: openai.OpenAI) -> None:
+    fleet.client.sleep("minilm", 2)
+    fleet.engine("minilm").kill()
+    assert len(client.embeddings.create(model="minilm", input="x").data[0].embedding) == 384
+
+
+async def test_a_kill_while_waking_loses_no_request(fleet: LiveFleet) -> None:
+    fleet.client.sleep("smollm2", 2)
+    engine = fleet.engine("smollm2")
+    engine.send_signal(signal.SIGSTOP)  # so that the wake is surely under way when it dies
+    async with openai.AsyncOpenAI(
+        base_url=f"{fleet.url}/v1", api_key="none", timeout=180
+    ) as client:
+        asked = asyncio.create_task(
+            client.chat.completions.create(
+                model="smollm2", messages=FRANCE, temperature=0, max_tokens=16
+            )
+        )
+        await asyncio.to_thread(fleet.await_state, "smollm2", "waking")
+        engine.kill()
+        answer = await asked
+    assert "Paris" in (answer.choices[0].message.content or "")
+
+
+def test_figures_for_prometheus(fleet: LiveFleet) -> None:
+    text = httpx.get(f"{fleet.url}/metrics").text
+    for name in (
+        "torpor_requests_total",
+        "torpor_request_queue_seconds_bucket",
+        "torpor_request_ttft_seconds_bucket",
+        "torpor_wake_seconds_bucket",
+        "torpor_replica_phase",
+        "torpor_demotions_total",
+    ):
+        assert f"\n{name}" in text
+
+
+def test_ctrl_c_leaves_nothing(fleet: LiveFleet) -> None:
+    segments = {path.name for path in Path("/dev/shm").iterdir()}
+    family = psutil.Process(fleet._process.pid).children(recursive=True)
+    assert len(family) > 5
+    assert fleet.stop() == 0
+    assert not [process for process in family if process.is_running()]
+    assert list(fleet.marked()) == []
+    assert {path.name for path in Path("/dev/shm").iterdir()} <= segments
+    assert os.listdir(fleet.tmp) == []
