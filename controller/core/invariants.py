@@ -1,7 +1,7 @@
 """What must always hold, after every event. Tests call ``check`` after each; the numbers are
-those of house.md. That a request is granted and rejected at most once (1) and that late and
-doubled answers change nothing (6) needs memory that a fleet does not have: the simulator and
-the rule machine keep it. (7) comes with hibernation, (8) is a replay.
+those of docs/architecture.md. That a request is granted and rejected at most once (1) and that
+late and doubled answers change nothing (6) needs memory that a fleet does not have: the simulator
+and the rule machine keep it. (7) comes with hibernation, (8) is a replay.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ of the node. The incarnation (the op of the StartEngine that made the engine) fe
 said about an engine that is no longer the one we believe in.
 
 Doubt: an engine that dies while it is being stopped stays in STOPPING, since the stop that is
-out will answer for it; house.md would have it pass through FAILED and be stopped twice.
+out will answer for it; passing through FAILED would have it stopped twice.
 """
 
 from __future__ import annotations

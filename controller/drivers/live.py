@@ -142,10 +142,10 @@ class LiveDriver:
             commands = self.fleet.handle(event)
         except InvariantBroken as broken:
             log.error("invariant broken on %s: %s", type(event).__name__, broken)
-            self._quarantine(broken)
+            if not isinstance(event, EngineLost):
+                self._quarantine(broken)
             return
-        for observer in self.observers:
-            observer.saw(event, commands, self.fleet)
+        self._tell(lambda observer: observer.saw(event, commands, self.fleet))
         for command in commands:
             self._execute(command)
         self._set_timer()
@@ -204,7 +204,8 @@ class LiveDriver:
         task = self._spawn(self._carry_out(command))
 
         def ended(task: asyncio.Task[None]) -> None:
-            if not task.cancelled() and (error := task.exception()) is not None:
+            error = asyncio.CancelledError() if task.cancelled() else task.exception()
+            if error is not None and not self._closing:
                 log.error("%s: %r", command, error)
                 reason = f"{type(error).__name__}: {error}"
                 self.feed(EngineFailed(self.now(), command.op, command.replica, reason))
@@ -254,8 +255,15 @@ class LiveDriver:
                 return EngineStopped(self.now(), op, replica)
 
     def _report(self, replica: ReplicaId, order: str, depth: Depth, report: Report) -> None:
+        self._tell(lambda observer: observer.reported(model_of(replica), order, depth, report))
+
+    def _tell(self, tell: Callable[[Observer], None]) -> None:
+        """Observers look on: one that fails (a full disk) stops nothing."""
         for observer in self.observers:
-            observer.reported(model_of(replica), order, depth, report)
+            try:
+                tell(observer)
+            except Exception:
+                log.exception("%s failed", type(observer).__name__)
 
     def _adopt(self, seen: EngineSeen) -> None:
         replica, model = ReplicaId(seen.replica), ModelName(seen.model)

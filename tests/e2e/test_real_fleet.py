@@ -102,7 +102,7 @@ def test_streaming(client: openai.OpenAI) -> None:
 def test_messages_with_the_anthropic_client(fleet: LiveFleet) -> None:
     with anthropic.Anthropic(base_url=fleet.url, api_key="none", max_retries=0) as client:
         answer = client.messages.create(
-            model="smollm2", messages=FRANCE, max_tokens=16, temperature=0
+            model="smollm2", messages=FRANCE, max_tokens=16, extra_body={"temperature": 0}
         )
         assert "Paris" in "".join(block.text for block in answer.content if block.type == "text")
         count = client.messages.count_tokens(model="smollm2", messages=FRANCE)
