@@ -1,0 +1,174 @@
+"""The Pool port over a simulated world: the engines of the simulator, for the live driver.
+
+A World says at once what will come of an order and when; here the order waits until then on the
+loop's clock, and returns or raises. It needs a virtual loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+
+from controller.core.commands import SleepEngine, StartEngine, StopEngine, WakeEngine
+from controller.core.events import (
+    CanaryDisagreed,
+    EngineFailed,
+    EngineFellAsleep,
+    EngineLost,
+    EngineStarted,
+    EngineStopped,
+    EngineWoke,
+    Event,
+)
+from controller.core.names import (
+    Depth,
+    DeviceId,
+    Instant,
+    ModelName,
+    NodeId,
+    OpId,
+    ReplicaId,
+    RequestId,
+)
+from controller.drivers.live import DEPTH_OF
+from controller.drivers.world import Order, World
+from workers.engine import (
+    CanaryMismatch,
+    Endpoint,
+    EngineError,
+    EngineSpec,
+    Memory,
+    Report,
+    Rest,
+    Started,
+)
+from workers.pool_values import EngineDied, EngineSeen, NodeFound
+
+NOBODY = Endpoint("127.0.0.1", 1, "key")
+UNNUMBERED = OpId(-1)
+"""A pool is not told the op of an order; the answer is its return."""
+
+
+class WorldPool:
+    def __init__(
+        self, world: World, nodes: Sequence[NodeFound], running: Sequence[EngineSeen] = ()
+    ) -> None:
+        """``running``: what ``discover`` finds; the world knows of it already."""
+        self.world = world
+        self.orders: list[tuple[str, str]] = []
+        """(order, replica), as they came."""
+        self.mishaps: dict[str, list[BaseException | None]] = {}
+        """By order (start, sleep, wake, stop): what it raises, one after another; None: nothing."""
+        self._nodes = list(nodes)
+        self._running = list(running)
+        self._deaths: asyncio.Queue[EngineDied] = asyncio.Queue()
+        self._served: dict[RequestId, asyncio.Future[None]] = {}
+
+    async def open(self) -> None: ...
+
+    async def close(self) -> None: ...
+
+    async def nodes(self) -> list[NodeFound]:
+        return self._nodes
+
+    async def discover(self) -> list[EngineSeen]:
+        return self._running
+
+    async def start(
+        self, replica: str, incarnation: int, spec: EngineSpec, node: str, devices: tuple[str, ...]
+    ) -> Started:
+        device_ids = tuple(DeviceId(device) for device in devices)
+        model, name = ModelName(spec.model), ReplicaId(replica)
+        order = StartEngine(OpId(incarnation), name, model, NodeId(node), device_ids)
+        memory = await self._carried_out(order)
+        return Started(memory, {"load": 1.0}, endpoint=NOBODY, max_model_len=64, pids=(1,))
+
+    async def sleep(self, replica: str, rest: Rest) -> Report:
+        order = SleepEngine(UNNUMBERED, ReplicaId(replica), DEPTH_OF[rest])
+        return Report(await self._carried_out(order), {rest.value: 1.0})
+
+    async def wake(self, replica: str) -> Report:
+        depth = self.world.engines[ReplicaId(replica)].depth or Depth.AWAKE
+        order = WakeEngine(UNNUMBERED, ReplicaId(replica), depth)
+        return Report(await self._carried_out(order), {"weights": 1.0})
+
+    async def stop(self, replica: str, incarnation: int) -> None:
+        await self._carried_out(StopEngine(UNNUMBERED, ReplicaId(replica), OpId(incarnation)))
+
+    async def deaths(self) -> AsyncIterator[EngineDied]:
+        """Whoever hears of a death has dealt with it before the requests on it break off."""
+        while True:
+            died = await self._deaths.get()
+            lost = EngineLost(_now(), ReplicaId(died.replica), OpId(died.incarnation), died.reason)
+            broken = self.world.came_true(lost)
+            yield died
+            for request in broken:
+                self._served[request].set_result(None)
+
+    async def serve(self, request: RequestId, replica: str, serve_s: float) -> bool:
+        """Answer a request for so long; whether it came to its end."""
+        self.world.serve(request, ReplicaId(replica))
+        breaks = self._served[request] = asyncio.get_running_loop().create_future()
+        try:
+            async with asyncio.timeout(serve_s):
+                await breaks
+            return False
+        except TimeoutError:
+            return True
+        finally:
+            self.world.end(request, ReplicaId(replica))
+
+    async def _carried_out(self, order: Order) -> Memory:
+        kind = type(order).__name__.removesuffix("Engine").lower()
+        self.orders.append((kind, order.replica))
+        await self._mishap(kind, order.replica)
+        answer, *deaths = self.world.carry_out(order, _now())
+        for death in deaths:
+            assert isinstance(death, EngineLost), "a pool answers once"
+            news = EngineDied(death.replica, death.incarnation, death.reason)
+            asyncio.get_running_loop().call_at(death.at, self._deaths.put_nowait, news)
+        await _until(answer.at)
+        return _told(answer)
+
+    def die(self, replica: str) -> None:
+        """An engine dies by itself."""
+        engine = self.world.engines[ReplicaId(replica)]
+        self._deaths.put_nowait(EngineDied(replica, engine.incarnation, "killed"))
+
+    async def _mishap(self, kind: str, replica: ReplicaId) -> None:
+        todo = self.mishaps.get(kind)
+        mishap = todo.pop(0) if todo else None
+        if mishap is None:
+            return
+        await _until(Instant(_now() + 0.5))
+        if engine := self.world.engines.get(replica):
+            engine.is_broken = True
+        raise mishap
+
+
+def _told(answer: Event) -> Memory:
+    match answer:
+        case EngineStarted(held=held) | EngineFellAsleep(held=held) | EngineWoke(held=held):
+            return Memory(held.device_bytes, held.host_bytes)
+        case EngineStopped():
+            return Memory(0, 0)
+        case CanaryDisagreed(reason=reason):
+            raise CanaryMismatch(reason)
+        case EngineFailed(reason=reason):
+            raise EngineError(reason)
+        case _:
+            raise AssertionError(f"no answer to an order: {answer}")
+
+
+async def _until(at: Instant) -> None:
+    loop = asyncio.get_running_loop()
+    over: asyncio.Future[None] = loop.create_future()
+    timer = loop.call_at(at, over.set_result, None)
+    try:
+        await over
+    finally:
+        timer.cancel()
+
+
+def _now() -> Instant:
+    return Instant(asyncio.get_running_loop().time())
