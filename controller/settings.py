@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import PackageNotFoundError, distribution
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -149,7 +150,7 @@ def _build(
         base=base,
         device=device,
         memory=memory,
-        defaults=file.defaults.model_dump(exclude_unset=True),
+        defaults=_as_written(file.defaults.model_dump(exclude_unset=True)),
         is_joined=file.ray.address is not None,
         hub=HubAccess.of(environ),
     )
@@ -169,6 +170,14 @@ def _build(
         surroundings=surroundings,
         source=source,
     )
+
+
+def _as_written(section: dict[str, Any]) -> dict[str, Any]:
+    """With "never" for infinity, which JSON between the processes of a run does not carry."""
+    return {
+        key: _as_written(value) if isinstance(value, dict) else "never" if value == inf else value
+        for key, value in section.items()
+    }
 
 
 def _state_dir(written: str | None, base: Path, environ: Mapping[str, str]) -> Path:
