@@ -1,0 +1,137 @@
+"""Kills and faults in combination: the whole fleet with Ray, and engines without a model."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import httpx
+import pytest
+import yaml
+
+from tests.e2e.live_fleet import LiveFleet
+
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(180)]
+
+MIB = 1 << 20
+
+
+def fake(name: str, **arguments: Any) -> dict[str, Any]:
+    engine_args = {"device_bytes": 100 * MIB, "kv_bytes": 40 * MIB, **arguments}
+    return {"name": name, "path": "nowhere", "kind": "fake", "engine_args": engine_args}
+
+
+@pytest.fixture(scope="module")
+def fleet() -> Iterator[LiveFleet]:
+    raw = {
+        "device": "cpu",
+        "memory": {"device_budget_gib": 2.0},
+        "timeouts": {"wake_s": 2, "sleep_s": 2, "start_s": 30, "stop_s": 1},
+        "policy": {"restart_backoff_s": 0.1},
+        "defaults": {
+            "footprint": {"awake_gib": 0.2},
+            "idle": dict.fromkeys(
+                ("kv_released_s", "level_1_s", "level_2_s", "stopped_s"), "never"
+            ),
+        },
+        "models": [
+            fake("plain"),
+            fake("slow", token_delay_s=0.05),
+            fake("wakes-badly", faults={"wake": ["fail", "ok"]}),
+            fake("wakes-never", faults={"wake": ["hang"]}),
+            fake("other-answers", faults={"wake": ["canary"]}),
+            fake("dies-waking", faults={"wake": ["die"]}),
+            fake("stubborn", faults={"stop": ["hang"]}),
+        ],
+    }
+    with TemporaryDirectory(prefix="t-") as directory:
+        config = Path(directory) / "fleet.yaml"
+        config.write_text(yaml.safe_dump(raw))
+        fleet = LiveFleet(config, Path(directory))
+        try:
+            fleet.await_ready()
+            yield fleet
+        finally:
+            fleet.stop()
+
+
+async def ask(fleet: LiveFleet, model: str, **more: Any) -> httpx.Response:
+    async with httpx.AsyncClient(base_url=fleet.url, timeout=60) as client:
+        body = {"model": model, "prompt": "one two three", **more}
+        return await client.post("/v1/completions", json=body)
+
+
+@pytest.mark.parametrize(
+    "model", ["plain", "wakes-badly", "wakes-never", "other-answers", "dies-waking", "stubborn"]
+)
+async def test_a_request_for_a_sleeper_is_answered_whatever_the_wake_does(
+    fleet: LiveFleet, model: str
+) -> None:
+    awake = await ask(fleet, model)
+    fleet.client.sleep(model, 2)
+    after = await ask(fleet, model)
+    assert after.status_code == 200, after.text
+    assert after.json()["choices"] == awake.json()["choices"]
+
+
+async def test_a_killed_sleeper_comes_back(fleet: LiveFleet) -> None:
+    fleet.client.sleep("plain", 1)
+    fleet.engine("plain").kill()
+    assert (await ask(fleet, "plain")).status_code == 200
+
+
+async def test_requests_without_a_byte_yet_are_tried_again(fleet: LiveFleet) -> None:
+    asked = asyncio.gather(*(ask(fleet, "slow", max_tokens=40) for _ in range(5)))
+    await asyncio.to_thread(_until_running, fleet, "slow", 5)
+    fleet.engine("slow").kill()
+    answers = await asked
+    assert [answer.status_code for answer in answers] == [200] * 5
+
+
+async def test_a_controller_that_dies_at_work_loses_no_engine(fleet: LiveFleet) -> None:
+    fleet.client.wake("plain")
+    engine = fleet.engine("plain").pid
+    fleet.kill_controller()
+    async with httpx.AsyncClient(transport=httpx.AsyncHTTPTransport(retries=10)) as patient:
+        assert (await patient.get(f"{fleet.url}/readyz", timeout=60)).status_code == 200
+    assert (await ask(fleet, "plain")).status_code == 200
+    assert fleet.engine("plain").pid == engine
+
+
+def test_models_come_and_go_at_run_time(fleet: LiveFleet) -> None:
+    entry = fake("newcomer") | {"footprint": {"awake_gib": 0.2}}
+    assert fleet.client.add_model(entry).status == "done"
+    assert fleet.client.wake("newcomer").status == "done"
+    assert fleet.client.remove_model("newcomer").status == "done"
+    assert "newcomer" not in {model.model for model in fleet.client.models()}
+
+
+def test_a_taken_port_is_one_clear_line(fleet: LiveFleet, tmp_path: Path) -> None:
+    command = [sys.executable, "-c", "from controller.cli import main; main()", "serve"]
+    config = fleet.directory / "fleet.yaml"
+    with TemporaryDirectory(prefix="t-") as state:
+        done = subprocess.run(
+            [*command, str(config), "--port", str(fleet.port)],
+            capture_output=True,
+            text=True,
+            env={"PATH": "", "TORPOR_STATE_DIR": state},
+        )
+    assert done.returncode == 1
+    assert f"cannot listen on 127.0.0.1:{fleet.port}" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_ctrl_c_leaves_no_process(fleet: LiveFleet) -> None:
+    assert fleet.stop() == 0
+    assert list(fleet.marked()) == []
+    assert list(fleet.tmp.iterdir()) == []
+
+
+def _until_running(fleet: LiveFleet, model: str, running: int) -> None:
+    while fleet.client.model(model).running < running:
+        pass
