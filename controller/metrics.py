@@ -25,7 +25,7 @@ from controller.core.events import (
     EngineWoke,
     Event,
 )
-from controller.core.names import Depth, Instant, ModelState, OpId, ReplicaId
+from controller.core.names import Depth, Instant, ModelState, OpId, ReplicaId, model_of
 from controller.gauges import FleetGauges
 from controller.ports import FleetView
 from workers.engine import Report
@@ -173,7 +173,7 @@ class Metrics:
             case EngineFailed():
                 self._ended(event.replica, event.op, event.at, "failed")
             case EngineLost():
-                self._losses.labels(_model_of(event.replica)).inc()
+                self._losses.labels(model_of(event.replica)).inc()
                 self._ended(event.replica, None, event.at, "lost")
             case _:
                 pass
@@ -186,10 +186,10 @@ class Metrics:
                 self._began(command, "wake", level_of(command.depth), at)
             case SleepEngine():
                 self._began(command, "sleep", level_of(command.depth), at)
-                self.demoted(_model_of(command.replica), command.depth, command.cause.value)
+                self.demoted(model_of(command.replica), command.depth, command.cause.value)
             case StopEngine():
                 self._began(command, "stop", "stopped", at)
-                self.demoted(_model_of(command.replica), Depth.STOPPED, command.cause.value)
+                self.demoted(model_of(command.replica), Depth.STOPPED, command.cause.value)
             case _:
                 pass
 
@@ -208,7 +208,7 @@ class Metrics:
         if order is None or op not in (order.op, None):
             return
         del self._orders_open[replica]
-        model = _model_of(replica)
+        model = model_of(replica)
         self._outcomes.labels(model, order.kind, order.level, outcome).inc()
         if outcome == "ok":
             histogram = self._seconds[order.kind]
@@ -218,7 +218,3 @@ class Metrics:
 
 def level_of(depth: Depth) -> str:
     return depth.name.lower()
-
-
-def _model_of(replica: ReplicaId) -> str:
-    return replica.rpartition("#")[0]

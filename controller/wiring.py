@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -28,8 +27,6 @@ from workers.capacity import MemoryPolicy
 from workers.engine import EngineSpec, Report
 from workers.pool_values import OrderLimits
 from workers.ray_pool import RayPool
-
-log = logging.getLogger("torpor")
 
 _GRACE_S = 5
 """How long running responses may go on after a signal to stop."""

@@ -17,6 +17,13 @@ Instant = NewType("Instant", float)
 ModelName = NewType("ModelName", str)
 ReplicaId = NewType("ReplicaId", str)
 """``{model}#{index}``: stable across restarts of the engine and of the controller."""
+
+
+def model_of(replica: ReplicaId) -> ModelName:
+    """The model's name in ``{model}#{index}``."""
+    return ModelName(replica.rpartition("#")[0])
+
+
 RequestId = NewType("RequestId", str)
 OperationId = NewType("OperationId", str)
 """An administrator's order (wake, sleep, switch …), as the fleet API numbers it."""

@@ -20,8 +20,8 @@ from controller.core.fleet import Fleet
 from controller.core.ledger import HOST
 from controller.core.lifecycle import Phase, Replica
 from controller.core.models import ModelRecord
-from controller.core.names import Depth, ModelName, ModelSpec, NodeId, OperationId
-from controller.drivers.live import LiveDriver, model_of
+from controller.core.names import Depth, ModelName, ModelSpec, NodeId, OperationId, model_of
+from controller.drivers.live import LiveDriver
 from controller.drivers.operations import Operations
 from controller.drivers.stream import EventStream
 from controller.ports import (

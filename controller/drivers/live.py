@@ -51,6 +51,7 @@ from controller.core.names import (
     OpId,
     ReplicaId,
     RequestId,
+    model_of,
 )
 from controller.ports import EngineSeen, NodeFound, Pool, Refused
 from workers.engine import (
@@ -294,11 +295,6 @@ class LiveDriver:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
-
-
-def model_of(replica: ReplicaId) -> str:
-    """The model's name in ``{model}#{index}``."""
-    return replica.rpartition("#")[0]
 
 
 def _held(memory: Memory) -> Footprint:
