@@ -1,8 +1,9 @@
 """The ``torpor`` command.
 
 Each command imports what it needs when it runs, so that ``--help`` and the client's commands
-start at once; vLLM and Ray are never imported here. Other packages add groups of commands by
-entry points of the group ``torpor.commands``, each a ``typer.Typer``.
+start at once; vLLM and Ray are never imported here. Other packages add commands by entry
+points of the group ``torpor.commands``: each a ``typer.Typer`` that is merged as it is, so that
+it names its own groups and commands.
 """
 
 from __future__ import annotations
@@ -84,7 +85,7 @@ def version(json: Json = False) -> None:
 
 def join_command_groups(to: typer.Typer) -> None:
     for entry in entry_points(group="torpor.commands"):
-        to.add_typer(entry.load(), name=entry.name)
+        to.add_typer(entry.load())
 
 
 def main() -> None:

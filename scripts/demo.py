@@ -6,6 +6,8 @@ switches, and prints a table of what it took. Exit code 0 only if every answer w
 
 from __future__ import annotations
 
+import json
+import re
 import signal
 import socket
 import subprocess
@@ -25,7 +27,7 @@ QUESTION = "What is the capital of France?"
 LEVELS = {0: "KV released", 1: "level 1", 2: "level 2"}
 EMBEDDER = "minilm"
 
-console = Console(highlight=False)
+console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,21 +89,30 @@ Asked = tuple[str, float, float]
 
 
 def first_words(client: openai.OpenAI, model: str) -> Asked:
+    """Read line by line: the wake's figures are in a header or, after a longer wait, a comment."""
     began = time.perf_counter()
-    first_s = 0.0
+    first_s = wake_s = 0.0
     words = []
-    response = client.chat.completions.with_raw_response.create(
+    with client.chat.completions.with_streaming_response.create(
         model=model,
         messages=[{"role": "user", "content": QUESTION}],
         temperature=0,
         max_tokens=16,
         stream=True,
-    )
-    for chunk in response.parse():
-        if chunk.choices and (text := chunk.choices[0].delta.content):
-            first_s = first_s or time.perf_counter() - began
-            words.append(text)
-    return "".join(words), first_s, float(response.headers.get("x-torpor-wake-ms", "nan")) / 1000
+    ) as response:
+        wake_s = float(response.headers.get("x-torpor-wake-ms", 0)) / 1000
+        for line in response.iter_lines():
+            if told := re.search(r"^: torpor .*wake_ms=(\d+)", line):
+                wake_s = float(told[1]) / 1000
+            elif line.startswith("data: {") and (text := spoken(line)):
+                first_s = first_s or time.perf_counter() - began
+                words.append(text)
+    return "".join(words), first_s, wake_s
+
+
+def spoken(line: str) -> str:
+    choices = json.loads(line.removeprefix("data: "))["choices"]
+    return choices[0]["delta"].get("content") or "" if choices else ""
 
 
 def embedding(client: openai.OpenAI, model: str) -> Asked:

@@ -163,9 +163,10 @@ def test_nothing_heavy_is_imported_by_client_commands() -> None:
 
 def test_other_packages_add_groups_of_commands(tmp_path: Path) -> None:
     (tmp_path / "greeting.py").write_text(
-        "import typer\napp = typer.Typer()\n"
-        "@app.callback()\ndef group() -> None:\n    'Greets.'\n"
-        "@app.command()\ndef hello() -> None:\n    typer.echo('hello')\n"
+        "import typer\napp = typer.Typer()\ngreet = typer.Typer(help='Greets.')\n"
+        "app.add_typer(greet, name='greet')\n"
+        "@greet.command()\ndef hello() -> None:\n    typer.echo('hello')\n"
+        "@greet.command()\ndef bye() -> None:\n    typer.echo('bye')\n"
     )
     metadata = tmp_path / "greeting-1.dist-info"
     metadata.mkdir()

@@ -1,0 +1,131 @@
+"""``torpor bench …`` and ``torpor simulate``, as the ``torpor`` command finds them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from controller.cli_common import FAILED, USAGE, Commands, Json
+
+Out = Annotated[
+    Path | None, typer.Option("--out", help="Write the result here, as JSON.", metavar="FILE")
+]
+Plots = Annotated[
+    Path | None, typer.Option(help="Write a PNG for each measure into this directory.")
+]
+Html = Annotated[Path | None, typer.Option(help="Write one self-contained HTML page.")]
+GateFile = Annotated[
+    Path | None, typer.Option("--gate", help="Exit with 1 if a limit of this file is not kept.")
+]
+Seed = Annotated[int, typer.Option(help="The same seed gives the same run.")]
+
+
+class Benchmarks(Commands):
+    """What a benchmark raises knowingly is one line and exit code 2."""
+
+    def invoke(self, ctx: Any) -> Any:
+        from benchmarks.result import ResultError
+        from benchmarks.running import BenchError
+        from controller.terminal import complain
+
+        try:
+            return super().invoke(ctx)
+        except (ResultError, BenchError) as error:
+            complain(str(error))
+            raise typer.Exit(USAGE) from error
+
+
+app = typer.Typer()
+"""Merged into the command line as it is: it names its own groups."""
+bench = typer.Typer(
+    cls=Benchmarks,
+    help="Measure: cold start against wake, what the controller adds, a fleet under load.",
+    no_args_is_help=True,
+)
+app.add_typer(bench, name="bench")
+
+
+@bench.command()
+def compare(
+    first: Annotated[Path, typer.Argument(help="A result, the base.")],
+    second: Annotated[Path, typer.Argument(help="Another result.")],
+    json: Json = False,
+) -> None:
+    """Two results, measure by measure: ratios with their spread."""
+    from benchmarks.compare import compare as compare_results
+    from benchmarks.compare import differences
+    from benchmarks.result import read
+    from benchmarks.running import BenchError
+    from benchmarks.tables import compared_table
+    from controller.terminal import out, print_json
+
+    before, after = read(first), read(second)
+    rows = compare_results(before, after)
+    if not rows:
+        raise BenchError(f"{first} and {second} share no measure")
+    if json:
+        print_json(
+            [
+                {
+                    **row.measure.model_dump(include={"name", "labels", "unit"}),
+                    "first": row.before,
+                    "second": row.after,
+                    "ratio": row.ratio,
+                    "verdict": row.verdict,
+                }
+                for row in rows
+            ]
+        )
+    else:
+        out.print(compared_table(rows, differences(before, after)))
+
+
+@bench.command()
+def report(
+    result: Annotated[Path, typer.Argument(help="A result.")],
+    plots: Plots = None,
+    html: Html = None,
+    gate: GateFile = None,
+    json: Json = False,
+) -> None:
+    """Show a result again: table, plots, page, gate."""
+    from benchmarks.result import read
+
+    publish(read(result), None, plots, html, gate, json)
+
+
+def publish(
+    result: Any,
+    out_file: Path | None,
+    plots: Path | None,
+    html: Path | None,
+    gate: Path | None,
+    json: bool,
+) -> None:
+    """Everything that was asked for, of one result. Exits with 1 if it breaks a limit."""
+    from benchmarks.gate import breaches, read_gate
+    from benchmarks.tables import result_table
+    from controller.terminal import complain, out, print_json
+
+    limits = read_gate(gate) if gate else None
+    if out_file:
+        result.write(out_file)
+    if plots:
+        from benchmarks.plots import save_all
+
+        save_all(result, plots)
+    if html:
+        from benchmarks.report import write_page
+
+        write_page(result, html)
+    if json:
+        print_json(result.model_dump(mode="json"))
+    else:
+        out.print(result_table(result))
+    broken = breaches(limits, result) if limits else []
+    for sentence in broken:
+        complain(sentence)
+    if broken or not result.is_complete:
+        raise typer.Exit(FAILED)

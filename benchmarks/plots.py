@@ -1,0 +1,93 @@
+"""Results as pictures (matplotlib): a measure's distribution by label, residency over time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib as mpl
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+
+from benchmarks.result import Measure, Result, Span
+from benchmarks.statistics import summary
+from benchmarks.tables import by_name, told
+
+mpl.use("agg")
+
+_STATES = {
+    "awake": "#2a9d57",
+    "starting": "#f2a541",
+    "waking": "#f6d365",
+    "falling_asleep": "#9fb8d8",
+    "draining": "#9fb8d8",
+    "kv_released": "#8fd3b6",
+    "level_1": "#5b8def",
+    "level_2": "#b4a2d8",
+    "stopped": "#e6e6e6",
+    "failed": "#d64545",
+}
+_OTHER = "#888888"
+_WIDTH_IN = 9.0
+
+
+def draw_all(result: Result) -> dict[str, Figure]:
+    """Each picture by the name of its file: one a measure of several values, one a timeline."""
+    pictures = {
+        name: distribution(name, group)
+        for name, group in by_name(result.measures).items()
+        if any(len(measure.values) > 1 for measure in group) or len(group) > 1
+    }
+    timelines = {f"residency {name}": timeline(spans) for name, spans in result.timelines.items()}
+    return pictures | timelines
+
+
+def save_all(result: Result, directory: Path) -> list[Path]:
+    """As PNG files; the paths."""
+    directory.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for name, figure in draw_all(result).items():
+        path = directory / f"{name.replace(' ', '_').replace('/', '_')}.png"
+        figure.savefig(path, dpi=110, bbox_inches="tight")
+        paths.append(path)
+    return paths
+
+
+def distribution(name: str, measures: Sequence[Measure]) -> Figure:
+    """A bar to the median of each measure, a line to its 95th percentile, a dot at its 99th."""
+    figure = Figure(figsize=(_WIDTH_IN, 0.8 + 0.34 * len(measures)))
+    axes = figure.add_subplot()
+    rows = range(len(measures))
+    said = [summary(measure.values) for measure in measures]
+    axes.barh(rows, [s.median for s in said], color="#5b8def", height=0.6)
+    for row, s in zip(rows, said, strict=True):
+        if s.count > 1:
+            axes.plot([s.low, s.p95], [row, row], color="#1d3557", linewidth=1.2)
+            axes.plot([s.p99], [row], "o", color="#d64545", markersize=4)
+    axes.set_yticks(rows, [told(measure.labels) or name for measure in measures], fontsize=8)
+    axes.invert_yaxis()
+    axes.set_xlim(left=min(0.0, *(s.low for s in said)))
+    axes.set_xlabel(f"{measures[0].unit} (bar: median; line: least to p95; dot: p99)", fontsize=8)
+    axes.set_title(name.replace("_", " "), fontsize=10, loc="left")
+    axes.grid(axis="x", alpha=0.3)
+    return figure
+
+
+def timeline(spans: Sequence[Span]) -> Figure:
+    """A lane a model, coloured by its state."""
+    lanes = list(dict.fromkeys(span.lane for span in spans))
+    figure = Figure(figsize=(_WIDTH_IN, 0.9 + 0.26 * len(lanes)))
+    axes = figure.add_subplot()
+    for span in spans:
+        axes.broken_barh(
+            [(span.begins_s, span.ends_s - span.begins_s)],
+            (lanes.index(span.lane) - 0.4, 0.8),
+            color=_STATES.get(span.state, _OTHER),
+        )
+    axes.set_yticks(range(len(lanes)), lanes, fontsize=8)
+    axes.invert_yaxis()
+    axes.set_xlabel("seconds", fontsize=8)
+    states = dict.fromkeys(span.state for span in spans)
+    legend = [Patch(color=_STATES.get(state, _OTHER), label=state) for state in states]
+    axes.legend(handles=legend, loc="upper left", bbox_to_anchor=(1.0, 1.0), fontsize=7)
+    return figure
