@@ -5,9 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 ENGINE_STARTS = pytest.StashKey[int]()
 MOST_ENGINE_STARTS = 12
+
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 
 def count_engine_starts(config: pytest.Config, starts: int) -> None:

@@ -30,7 +30,7 @@ def add_model(books: Books, spec: ModelSpec) -> None:
         change_model(books, spec, restart=True)
         return
     record = ModelRecord(spec, is_unstarted=books.policy.prefetch_start)
-    books.models[spec.name] = record
+    books.add(record)
     _resize(books, record)
     books.version += 1
 
@@ -43,7 +43,7 @@ def change_model(books: Books, spec: ModelSpec, restart: bool) -> None:
     if restart:
         was_awake = any(r.phase is Phase.AWAKE for r in record.replicas)
         if was_awake and not record.is_given_up:
-            record.wished_at = books.now
+            books.wish(record)
         record.measured.clear()
         record.failures, record.retry_at = 0, LONG_AGO
         _retire(books, record.replicas)

@@ -53,16 +53,11 @@ def _refusal(books: Books, record: ModelRecord, max_wait_s: float) -> Refusal | 
         detail = f"{len(books.backlog)} requests wait already"
         return Refusal(RejectReason.BACKLOG_FULL, detail, retry_s)
     if estimate_s > max_wait_s:
-        _wish(books, record)
+        books.wish(record)  # whoever tries again when told to ought to find it awake
         return Refusal(
             RejectReason.WAIT_TOO_LONG, _too_long(record, estimate_s, max_wait_s), retry_s
         )
     return None
-
-
-def _wish(books: Books, record: ModelRecord) -> None:
-    """Nobody waits, but whoever tries again when told to ought to find it awake."""
-    record.wished_at = books.now
 
 
 def _too_long(record: ModelRecord, estimate_s: float, max_wait_s: float) -> str:
@@ -82,4 +77,4 @@ def turn_away_hopeless(books: Books, model: ModelName) -> None:
         if left_s < estimate_s < inf:
             detail = _too_long(record, estimate_s, left_s)
             books.reject(waiting.request, RejectReason.WAIT_TOO_LONG, detail, estimate_s)
-            _wish(books, record)
+            books.wish(record)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from controller.core import idle
+from controller.core.agenda import Agenda
 from controller.core.backlog import Backlog, Waiting
 from controller.core.commands import (
     Command,
@@ -41,6 +42,7 @@ from controller.core.names import (
     RequestId,
 )
 from controller.core.operations import Operation, Operations
+from controller.core.reliefs import Reliefs
 
 AT_ONCE = Instant(float("-inf"))
 
@@ -63,6 +65,13 @@ class Books:
         self.replicas: dict[ReplicaId, Replica] = {}
         self.moving: dict[ReplicaId, Replica] = {}
         """Those in a phase ON_THE_MOVE: an index, kept by ``touch``."""
+        self.agenda: Agenda[ReplicaId] = Agenda()
+        """When the plan must look at each for its own sake: an index of ``due``, kept likewise."""
+        self.hopeful: dict[ModelName, None] = {}
+        """All models that may want to be awake though nobody waits, and perhaps some others."""
+        self.failing: dict[ModelName, None] = {}
+        """All models with failures, and perhaps some others."""
+        self.reliefs = Reliefs()
         self.leased: dict[RequestId, ReplicaId] = {}
         """Every granted request that was not released, also those whose engine is gone."""
         self.ledger = Ledger()
@@ -74,6 +83,7 @@ class Books:
         self.version = 0
         """Counts moves; the plan rests when it stands still."""
         self._next_op = first_op
+        self._models_added = 0
 
     # arithmetic
 
@@ -146,16 +156,40 @@ class Books:
         self.touch(replica)
 
     def touch(self, replica: Replica) -> None:
-        replica.due = self.due(replica)
+        self.reliefs.forget(replica)
         if replica.phase in ON_THE_MOVE:
             self.moving[replica.id] = replica
         else:
             self.moving.pop(replica.id, None)
+        self._touch_leases(replica)
+
+    def _touch_leases(self, replica: Replica) -> None:
+        """Only how much it is used has changed."""
+        self.agenda.put(replica.id, self.due(replica))
+        self.reliefs.forget_use(replica)
         self.version += 1
 
     def touch_model(self, record: ModelRecord) -> None:
+        self.hopeful[record.spec.name] = None
         for replica in record.replicas:
             self.touch(replica)
+
+    # models
+
+    def add(self, record: ModelRecord) -> None:
+        self._models_added += 1
+        record.number = self._models_added
+        self.models[record.spec.name] = record
+        self.hopeful[record.spec.name] = None
+
+    def wish(self, record: ModelRecord) -> None:
+        """Nobody waits, but it ought to be awake."""
+        record.wished_at = self.now
+        self.hopeful[record.spec.name] = None
+
+    def _learned(self, record: ModelRecord) -> None:
+        for replica in record.replicas:
+            self.reliefs.forget(replica)
 
     # orders
 
@@ -211,6 +245,7 @@ class Books:
         assert order is not None
         replica.order = None
         self.costs.learn(replica.model, order.action, order.depth, self.now - order.at)
+        self._learned(self.models[replica.model])
         return order
 
     def settle(self, replica: Replica, held: Footprint, depth: Depth) -> None:
@@ -220,10 +255,12 @@ class Books:
         replica.depth = depth
         if not replica.is_retiring:
             self.models[replica.model].measured[depth] = held
+            self._learned(self.models[replica.model])
         self.ledger.settle(replica, replica.place, held)
 
     def lay_down(self, replica: Replica) -> None:
         """Nothing is left of its engine."""
+        self.reliefs.forget(replica)
         if replica.place is not None:
             self.ledger.release(replica, replica.place)
         replica.held, replica.place, replica.depth = NOTHING, None, Depth.STOPPED
@@ -262,7 +299,7 @@ class Books:
         replica.leases = {}
         self.move(replica, Phase.FAILED, reason)
         if record.spec.pinned and was_awake:
-            record.wished_at = self.now
+            self.wish(record)
         for operation in self.operations:
             if replica.id in operation.demoting and operation.depth is not Depth.STOPPED:
                 operation.error = f"{replica.id} failed and is being stopped: {reason}"
@@ -276,6 +313,7 @@ class Books:
         wait = backoff_s(self.policy.restart_backoff_s, record.failures)
         record.retry_at = Instant(self.now + wait)
         record.last_error = reason
+        self.failing[record.spec.name] = None
         record.is_unstarted = False
 
     # requests
@@ -289,7 +327,7 @@ class Books:
             is_cold = replica.raised_from is Depth.STOPPED
             state = ModelState.COLD if is_cold else ModelState.WOKEN
             wake_s = replica.awake_since - max(waiting.arrived, replica.raised_at)
-        self.touch(replica)
+        self._touch_leases(replica)
         self.commands.append(
             GrantLease(waiting.request, replica.id, state, self.now - waiting.arrived, wake_s)
         )
@@ -299,7 +337,7 @@ class Books:
         replica = self.replicas.get(holder) if holder is not None else None
         if replica is not None and replica.leases.pop(request, None) is not None:
             replica.idle_since = self.now
-            self.touch(replica)
+            self._touch_leases(replica)
 
     def reject(
         self, request: RequestId, reason: RejectReason, detail: str, retry_s: float | None = None
@@ -336,6 +374,7 @@ class Books:
         record = self.models[replica.model]
         record.replicas.remove(replica)
         del self.replicas[replica.id]
+        self.agenda.put(replica.id, NEVER)
         if record.is_removed and not record.replicas:
             del self.models[record.spec.name]
             self.costs.forget(record.spec.name)

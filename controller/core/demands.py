@@ -7,6 +7,7 @@ a stream of requests to one model cannot keep the oldest waiting request of anot
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from enum import IntEnum
 from typing import NamedTuple
 
@@ -38,9 +39,8 @@ def demands_of(books: Books) -> list[Demand]:
     """At most one a model, the one with most right first."""
     demands = _waited_for(books)
     evict_to = books.policy.evict_to
-    for number, (model, record) in enumerate(books.models.items()):
-        if record.wished_at is None and not record.is_unstarted and record.spec.replicas == 1:
-            continue
+    for record in _hopeful(books):
+        model, number = record.spec.name, record.number
         if model in demands or record.is_removed or _is_rising(record):
             continue
         if _is_wished(books, record):
@@ -83,6 +83,20 @@ def _waited_for(books: Books) -> dict[ModelName, Demand]:
         ordered = Demand(waited, operation.ordered_at, 0, model_, depth)
         demands[model_] = min(ordered, demands.get(model_, ordered))
     return demands
+
+
+def _hopeful(books: Books) -> Iterator[ModelRecord]:
+    for model in list(books.hopeful):
+        record = books.models.get(model)
+        if record is not None and may_hope(record):
+            yield record
+        else:
+            del books.hopeful[model]
+
+
+def may_hope(record: ModelRecord) -> bool:
+    """Whether it may want to be awake, or another of its replicas, though nobody waits."""
+    return record.wished_at is not None or record.is_unstarted or record.spec.replicas != 1
 
 
 def _is_rising(record: ModelRecord) -> bool:

@@ -131,7 +131,8 @@ class Fleet:
 
     def idle_s(self, model: ModelName, now: Instant) -> float | None:
         """Since the last response of any replica ended; None while one is running or none is up."""
-        replicas = [r for r in self.models[model].replicas if r.phase is not Phase.COLD]
+        down = (Phase.COLD, Phase.STARTING)
+        replicas = [r for r in self.models[model].replicas if r.phase not in down]
         if not replicas or any(replica.leases for replica in replicas):
             return None
         return now - max(replica.idle_since for replica in replicas)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 
+from controller.core.demands import may_hope
 from controller.core.fleet import Fleet
 from controller.core.ledger import spread
 from controller.core.lifecycle import (
@@ -20,6 +21,7 @@ from controller.core.lifecycle import (
 )
 from controller.core.names import DeviceId
 from controller.core.planning import plan
+from controller.core.victims import work_out_choices, work_out_coming, work_out_offer
 
 
 def check(fleet: Fleet) -> None:
@@ -31,6 +33,7 @@ def check(fleet: Fleet) -> None:
         _check_due(fleet, replica)
     _check_requests(fleet)
     _check_budgets(fleet)
+    _check_indexes(fleet)
     _check_rest(fleet)
 
 
@@ -102,12 +105,33 @@ def _check_booking(fleet: Fleet, replica: Replica) -> None:
 
 
 def _check_due(fleet: Fleet, replica: Replica) -> None:
-    holds = replica.due == fleet.books.due(replica)
+    holds = fleet.books.agenda.at(replica.id) == fleet.books.due(replica)
     _demand(holds, f"{replica.id}: due is stale", replica)
     expected = fleet.models[replica.model].replicas
     is_moving = replica.phase in ON_THE_MOVE
     _demand((replica.id in fleet.books.moving) == is_moving, f"{replica.id}: moving?", replica)
     _demand(replica in expected, f"{replica.id}: not among its model's", replica)
+
+
+def _check_indexes(fleet: Fleet) -> None:
+    """What is kept is what would be worked out."""
+    books = fleet.books
+    hoping = [model for model, record in books.models.items() if may_hope(record)]
+    missing = [model for model in hoping if model not in books.hopeful]
+    _demand(not missing, f"hoping in vain: {missing}")
+    failing = [model for model, record in books.models.items() if record.failures]
+    _demand(all(model in books.failing for model in failing), "a failure is forgotten")
+    for name, choices in books.reliefs.choices.items():
+        replica = books.replicas[name]
+        _demand(choices == work_out_choices(books, replica), f"{name}: stale choices", replica)
+    for name, coming in books.reliefs.coming.items():
+        replica = books.replicas[name]
+        _demand(coming == work_out_coming(books, replica), f"{name}: stale relief", replica)
+    for (node, device), offers in list(books.reliefs.offers.items()):
+        for depth, offer in offers.items():
+            books.reliefs.shares.clear()
+            fresh = work_out_offer(books, node, device, depth)
+            _demand(offer == fresh, f"{node} {device}: a stale offer")
 
 
 def _check_rest(fleet: Fleet) -> None:

@@ -19,6 +19,7 @@ device ``cpu``, and the host budget there is without meaning.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from controller.core.lifecycle import InvariantBroken, Place, Replica
@@ -51,6 +52,8 @@ class Ledger:
         self.bookings: dict[NodeId, dict[ReplicaId, Booking]] = {}
         self.excused: dict[NodeId, Amounts] = {}
         self._booked: dict[NodeId, Amounts] = {}
+        self._on: dict[NodeId, dict[DeviceId, dict[ReplicaId, None]]] = {}
+        """An index of the bookings."""
 
     def join(self, node: NodeId, devices: tuple[tuple[DeviceId, int], ...], host: int) -> None:
         """A node is there, or its budgets changed; what is booked stays booked."""
@@ -59,7 +62,7 @@ class Ledger:
 
     def leave(self, node: NodeId) -> None:
         """The node is gone with everything on it."""
-        for shelf in (self.budgets, self.bookings, self.excused, self._booked):
+        for shelf in (self.budgets, self.bookings, self.excused, self._booked, self._on):
             shelf.pop(node, None)
 
     def reserve(self, replica: Replica, place: Place, footprint: Footprint) -> None:
@@ -80,11 +83,17 @@ class Ledger:
     def release(self, replica: Replica, place: Place) -> None:
         self._write(replica.id, Booking(place, NOTHING))
         self.bookings.get(place.node, {}).pop(replica.id, None)
+        for device in place.devices:
+            self._on[place.node][device].pop(replica.id, None)
         self._excuse(place.node)
 
     def held(self, replica: ReplicaId, node: NodeId) -> Amounts:
         booking = self.bookings.get(node, {}).get(replica)
         return spread(booking.footprint, booking.place.devices) if booking else {}
+
+    def on(self, node: NodeId, device: DeviceId) -> Iterable[ReplicaId]:
+        """Who has booked anything there."""
+        return self._on.get(node, {}).get(device, {})
 
     def booked(self, node: NodeId) -> Amounts:
         return self._booked.get(node, {})
@@ -93,6 +102,11 @@ class Ledger:
         """Negative where the resource is over its budget."""
         budget = self.budgets.get(node, {}).get(resource, 0)
         return budget - self._booked.get(node, {}).get(resource, 0)
+
+    def free_on(self, node: NodeId) -> Amounts:
+        """Of all that the node has."""
+        booked = self._booked.get(node, {})
+        return {r: budget - booked.get(r, 0) for r, budget in self.budgets.get(node, {}).items()}
 
     def is_over_budget(self, node: NodeId) -> bool:
         return any(self.excused.get(node, {}).values())
@@ -107,6 +121,8 @@ class Ledger:
         for resource, amount in spread(booking.footprint, booking.place.devices).items():
             booked[resource] = booked.get(resource, 0) + amount
         bookings[replica] = booking
+        for device in booking.place.devices:
+            self._on.setdefault(node, {}).setdefault(device, {})[replica] = None
         if any(amount < 0 for amount in booked.values()):
             raise InvariantBroken(f"{replica}: less than nothing is booked on {node}: {booked}")
 

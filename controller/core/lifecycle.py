@@ -27,7 +27,6 @@ from enum import Enum
 
 from controller.core.names import (
     LONG_AGO,
-    NEVER,
     NOTHING,
     Cause,
     Depth,
@@ -162,8 +161,6 @@ class Replica:
     raised_from: Depth = Depth.STOPPED
     idle_since: Instant = LONG_AGO
     """The end of its last response, or when it awoke, whichever is later."""
-    due: Instant = NEVER
-    """When the plan must look at it next; derived (see ``Books.due``)."""
     is_retiring: bool = False
     """To be stopped as soon as its leases end: its model was removed, changed or shrank."""
     bury_at: Instant = LONG_AGO

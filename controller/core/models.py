@@ -18,6 +18,8 @@ def backoff_s(first_s: float, failures: int) -> float:
 @dataclass(slots=True)
 class ModelRecord:
     spec: ModelSpec
+    number: int = 0
+    """Of its addition; breaks ties."""
     replicas: list[Replica] = field(default_factory=list)
     measured: dict[Depth, Footprint] = field(default_factory=dict)
     """As its engines last reported."""

@@ -204,7 +204,9 @@ def _found(books: Books, event: e.EngineFound) -> None:
 def _stranger(books: Books, event: e.EngineFound) -> Replica:
     """A replica that nobody configured: it exists until its engine is gone."""
     unknown = ModelRecord(ModelSpec(event.model, footprints={}, replicas=0), is_removed=True)
-    record = books.models.setdefault(event.model, unknown)
+    record = books.models.get(event.model, unknown)
+    if record is unknown:
+        books.add(record)
     index = len(record.replicas)
     replica = Replica(event.replica, event.model, index, since=books.now, is_retiring=True)
     record.replicas.append(replica)

@@ -10,7 +10,8 @@ from controller.core.lifecycle import IN_FLIGHT, Phase, Replica
 from controller.core.models import ModelRecord
 from controller.core.names import Depth
 from controller.core.placement import best_fit, fit_cold, is_blocked, is_possible
-from controller.core.rooms import Asker, Fit, Rooms, Verdict
+from controller.core.rooms import Fit, Rooms, Verdict
+from controller.core.victims import Asker
 
 
 @dataclass(frozen=True, slots=True)

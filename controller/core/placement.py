@@ -10,8 +10,9 @@ from itertools import islice
 from controller.core.ledger import HOST, spread
 from controller.core.lifecycle import Place, Replica
 from controller.core.models import ModelRecord
-from controller.core.names import Depth, DeviceId
-from controller.core.rooms import Asker, Fit, NodeRoom, Rooms, Verdict, devices_of
+from controller.core.names import Depth, DeviceId, Footprint
+from controller.core.rooms import Fit, NodeRoom, Rooms, Verdict, devices_of
+from controller.core.victims import Asker, never_free, replicas_on, victims
 
 GIB = 1024**3
 
@@ -30,30 +31,41 @@ def fit_cold(rooms: Rooms, asker: Asker, record: ModelRecord) -> Fit | None:
     """The best place for a cold start; None where no node has the devices at all."""
     need, count = record.footprint(Depth.AWAKE), record.spec.devices_per_replica
     free = [
-        (room.fit_free(Place(room.node, devices), spread(need, devices)), room)
+        (room.verdict_free(devices, spread(need, devices)), -room.emptiness(devices), room, devices)
         for room in rooms.nodes()
         for devices in _emptiest(room, count)
     ]
-    best = min(free, key=_emptiness, default=(None, None))[0]
-    if best is None or best.verdict is not Verdict.BLOCKED:
+    if not free:
+        return None
+    _, _, room, devices = min(free, key=lambda found: found[:2])
+    best = room.fit_free(Place(room.node, devices), spread(need, devices))
+    if best.verdict is not Verdict.BLOCKED:
         return best
-    evicting = [
-        room.fit_evicting(asker, Place(room.node, devices), spread(need, devices))
-        for room in rooms.nodes()
-        for devices in _roomiest(room, asker, count)
+    return _least_disturbing(rooms, asker, need, count) or best
+
+
+def _least_disturbing(rooms: Rooms, asker: Asker, need: Footprint, count: int) -> Fit | None:
+    """The best promises first, until none is better than what was found; of equals, the first."""
+    promises = [
+        (
+            (*room.least_rank(asker, devices, spread(need, devices)), -room.emptiness(devices)),
+            number,
+            room,
+            devices,
+        )
+        for number, (room, devices) in enumerate(
+            (room, devices) for room in rooms.nodes() for devices in _roomiest(room, asker, count)
+        )
     ]
-    return min([*evicting, best], key=lambda fit: _disturbance(rooms, fit))
-
-
-def _disturbance(rooms: Rooms, fit: Fit) -> tuple[float, ...]:
-    """What the best of several places has least of."""
-    spare = rooms.at(fit.place.node).spare
-    return (*fit.rank, -min([spare.get(device, 0) for device in fit.place.devices]))
-
-
-def _emptiness(found: tuple[Fit, NodeRoom]) -> tuple[int, int]:
-    fit, room = found
-    return (fit.verdict, -min([room.spare[device] for device in fit.place.devices]))
+    best: tuple[tuple[float, ...], int, Fit] | None = None
+    for promised, number, room, devices in sorted(promises):
+        if best is not None and best[:2] < (promised, number):
+            break
+        fit = room.fit_evicting(asker, Place(room.node, devices), spread(need, devices))
+        found = ((*fit.rank, -room.emptiness(devices)), number, fit)
+        if best is None or found[:2] < best[:2]:
+            best = found
+    return best[2] if best is not None else None
 
 
 def _emptiest(room: NodeRoom, count: int) -> list[tuple[DeviceId, ...]]:
@@ -72,7 +84,7 @@ def _roomiest(room: NodeRoom, asker: Asker, count: int) -> list[tuple[DeviceId, 
     if count == 1 or len(devices) < count:
         return _emptiest(room, count)
     potential = dict(room.spare)
-    for victim in room.victims(asker):
+    for victim in victims(room.books, asker, replicas_on(room.books, room.node)):
         for device in devices:
             reliefs = [choice.relief.get(device, 0) for choice in victim.choices]
             potential[device] += max([0, *reliefs])
@@ -114,7 +126,7 @@ def is_possible(rooms: Rooms, asker: Asker, record: ModelRecord, replica: Replic
     awake = record.footprint(Depth.AWAKE)
     for room in rooms.nodes() if replica.place is None else [rooms.at(replica.place.node)]:
         budgets = rooms.books.ledger.budgets.get(room.node, {})
-        stuck = room.never_free(asker)
+        stuck = never_free(rooms.books, asker, room.node)
         left = {r: budgets[r] - stuck.get(r, 0) for r in budgets}
         if left.get(HOST, 0) < awake.host_bytes:
             continue

@@ -6,10 +6,13 @@ the demands in their order of right, evicting for room → demote the idle.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from controller.core import idle
 from controller.core.books import Books
 from controller.core.demoting import demote, fitting_depth, go_down, refuse_depth
 from controller.core.lifecycle import SERVING, Goal, InvariantBroken, Phase, Replica
+from controller.core.models import ModelRecord
 from controller.core.names import NEVER, Cause, Depth, Instant, RejectReason
 from controller.core.operations import rests_at
 from controller.core.raising import raise_wanted
@@ -51,10 +54,14 @@ def grant(books: Books) -> None:
             books.grant(waiting, replica)
 
 
+def _due(books: Books) -> list[Replica]:
+    late = books.agenda.late(books.now)
+    return [replica for replica in books.replicas.values() if replica.id in late] if late else []
+
+
 def carry_on(books: Books) -> None:
     """Bury the failed; take drains that have ended, and retirements, to their next step."""
-    due = [replica for replica in books.replicas.values() if replica.due <= books.now]
-    for replica in due:
+    for replica in _due(books):
         match replica.phase:
             case Phase.FAILED:
                 books.order_down(replica, Goal(Depth.STOPPED, Cause.FAILED))
@@ -120,8 +127,7 @@ def give_up(books: Books) -> None:
 
 
 def demote_idle(books: Books) -> None:
-    due = [replica for replica in books.replicas.values() if replica.due <= books.now]
-    for replica in due:
+    for replica in _due(books):
         if replica.phase not in (Phase.AWAKE, Phase.ASLEEP) or replica.is_retiring:
             continue
         if replica.model in books.backlog.by_model:
@@ -136,15 +142,23 @@ def demote_idle(books: Books) -> None:
 def next_deadline(books: Books) -> Instant:
     """The first moment after now at which time alone changes what there is to do."""
     now, limit = books.now, books.policy.operation_limit_s
-    times = [replica.due for replica in books.replicas.values() if replica.due > now]
-    times += [record.retry_at for record in books.models.values() if record.failures]
+    times = [record.retry_at for record in _failing(books)]
     times += [Instant(operation.ordered_at + limit) for operation in books.operations]
-    times.append(books.backlog.next_deadline())
+    times += [books.agenda.next_after(now), books.backlog.next_deadline()]
     if books.policy.minimum_awake_s and (books.backlog.by_model or len(books.operations)):
         minimum = books.policy.minimum_awake_s
         serving = [r for r in books.replicas.values() if r.phase in SERVING]
         times += [Instant(replica.awake_since + minimum) for replica in serving]
     return min([time for time in times if time > now], default=NEVER)
+
+
+def _failing(books: Books) -> Iterator[ModelRecord]:
+    for model in list(books.failing):
+        record = books.models.get(model)
+        if record is not None and record.failures:
+            yield record
+        else:
+            del books.failing[model]
 
 
 STEPS = (expire, grant, carry_on, close_operations, obey, give_up, raise_wanted, demote_idle)

@@ -14,8 +14,9 @@ from controller.core.lifecycle import Goal, Phase, Replica
 from controller.core.models import ModelRecord
 from controller.core.names import Cause, Depth, ModelName, RejectReason
 from controller.core.placement import best_fit, fit_cold, is_blocked, is_possible, why_never
-from controller.core.rooms import Asker, Fit, Rooms, Verdict, devices_of
+from controller.core.rooms import Fit, Rooms, Verdict, devices_of
 from controller.core.routing import order_to_raise
+from controller.core.victims import Asker
 
 
 def raise_wanted(books: Books) -> None:

@@ -9,33 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, assert_never
 
-from controller.core.commands import (
-    Command,
-    FinishOperation,
-    GrantLease,
-    RejectRequest,
-    SleepEngine,
-    StartEngine,
-    StopEngine,
-    WakeEngine,
-)
-from controller.core.events import (
-    CanaryDisagreed,
-    DemotionOrdered,
-    EngineFailed,
-    EngineLost,
-    Event,
-    LeaseReleased,
-    ModelAdded,
-    ModelRemoved,
-    NodeLost,
-    PinOrdered,
-    RequestArrived,
-    RequestCancelled,
-    SwitchOrdered,
-    TimePassed,
-    WakeOrdered,
-)
+from controller.core import commands as c
+from controller.core import events as e
 from controller.core.fleet import Fleet
 from controller.core.invariants import check
 from controller.core.names import (
@@ -51,13 +26,13 @@ from controller.core.names import (
 from tests.core.fleets import good_answer, ladder, node, policy, spec
 
 KNOWN = (
-    GrantLease
-    | RejectRequest
-    | StartEngine
-    | SleepEngine
-    | WakeEngine
-    | StopEngine
-    | FinishOperation
+    c.GrantLease
+    | c.RejectRequest
+    | c.StartEngine
+    | c.SleepEngine
+    | c.WakeEngine
+    | c.StopEngine
+    | c.FinishOperation
 )
 
 
@@ -92,16 +67,16 @@ class _Player:
         end = self.now + seconds
         while (at := self.fleet.next_deadline()) <= end:
             self.now = at
-            for told in self._feed(TimePassed(at)):
+            for told in self._feed(e.TimePassed(at)):
                 yield f"{at:g}: {told}"
         self.now = end
 
-    def _feed(self, event: Event) -> Iterator[str]:
+    def _feed(self, event: e.Event) -> Iterator[str]:
         commands = self.fleet.handle(event)
         check(self.fleet)
         return map(tell, commands)
 
-    def _event(self, words: list[str]) -> Event:
+    def _event(self, words: list[str]) -> e.Event:
         at, kind, name = Instant(self.now), words[0], words[1]
         depth = next((Depth[word] for word in words if word in Depth.__members__), Depth.LEVEL_1)
         match kind:
@@ -109,45 +84,45 @@ class _Player:
                 options = _options(words[3:])
                 if "ladder" in options:
                     options["ladder"] = ladder(*options["ladder"])
-                return ModelAdded(at, spec(name, int(words[2]), **options))
+                return e.ModelAdded(at, spec(name, int(words[2]), **options))
             case "node":
                 return node(self.now, "n", 1, int(words[1]), int(words[2]))
             case "lose":
-                return NodeLost(at, NodeId(name))
+                return e.NodeLost(at, NodeId(name))
             case "arrives":
                 wait = float(words[3]) if len(words) > 3 else None
-                return RequestArrived(at, RequestId(name), ModelName(words[2]), wait)
+                return e.RequestArrived(at, RequestId(name), ModelName(words[2]), wait)
             case "cancels":
-                return RequestCancelled(at, RequestId(name))
+                return e.RequestCancelled(at, RequestId(name))
             case "ends":
-                return LeaseReleased(at, RequestId(name))
+                return e.LeaseReleased(at, RequestId(name))
             case "wake":
-                return WakeOrdered(at, OperationId(words[2]), ModelName(name))
+                return e.WakeOrdered(at, OperationId(words[2]), ModelName(name))
             case "demote":
-                return DemotionOrdered(at, OperationId(words[2]), ModelName(name), depth)
+                return e.DemotionOrdered(at, OperationId(words[2]), ModelName(name), depth)
             case "switch":
                 source = ModelName(words[2]) if words[2] != "any" else None
-                return SwitchOrdered(at, OperationId(words[3]), ModelName(name), source, depth)
+                return e.SwitchOrdered(at, OperationId(words[3]), ModelName(name), source, depth)
             case "pin" | "unpin":
-                return PinOrdered(at, ModelName(name), kind == "pin")
+                return e.PinOrdered(at, ModelName(name), kind == "pin")
             case "remove":
-                return ModelRemoved(at, ModelName(name))
+                return e.ModelRemoved(at, ModelName(name))
             case _:
                 return self._of_the_world(kind, ReplicaId(name), " ".join(words[2:]))
 
-    def _of_the_world(self, kind: str, name: ReplicaId, reason: str) -> Event:
+    def _of_the_world(self, kind: str, name: ReplicaId, reason: str) -> e.Event:
         replica, at = self.fleet.replicas[name], Instant(self.now)
         op = replica.order.op if replica.order else OpId(0)
         match kind:
             case "done":
                 return good_answer(self.fleet, name, at)
             case "fails":
-                return EngineFailed(at, op, name, reason)
+                return e.EngineFailed(at, op, name, reason)
             case "disagrees":
-                return CanaryDisagreed(at, op, name, reason)
+                return e.CanaryDisagreed(at, op, name, reason)
             case "dies":
                 assert replica.incarnation is not None
-                return EngineLost(at, name, replica.incarnation, reason)
+                return e.EngineLost(at, name, replica.incarnation, reason)
             case _:
                 raise ValueError(f"what is {kind}?")
 
@@ -165,26 +140,26 @@ def _value(text: str) -> Any:
     return {"yes": True, "no": False}.get(text, int(text) if text.isdigit() else text)
 
 
-def tell(command: Command) -> str:
+def tell(command: c.Command) -> str:
     assert isinstance(command, KNOWN)
     match command:
-        case GrantLease():
+        case c.GrantLease():
             state = f"{command.state.value}, waited {command.queued_s:g} s"
             return f"grant {command.request} on {command.replica} ({state})"
-        case RejectRequest():
+        case c.RejectRequest():
             retry = command.retry_after_s
             again = f", again in {retry:g} s" if retry is not None else ""
             return f"reject {command.request}: {command.reason.value}: {command.detail}{again}"
-        case StartEngine():
+        case c.StartEngine():
             return f"start {command.replica} on {command.node}:{','.join(command.devices)}"
-        case SleepEngine():
+        case c.SleepEngine():
             why = f"{command.cause.value} {command.whom}".rstrip()
             return f"sleep {command.replica} to {command.depth.name} ({why})"
-        case WakeEngine():
+        case c.WakeEngine():
             return f"wake {command.replica} from {command.depth.name}"
-        case StopEngine():
+        case c.StopEngine():
             return f"stop {command.replica} ({command.cause.value} {command.whom}".rstrip() + ")"
-        case FinishOperation():
+        case c.FinishOperation():
             return f"finish {command.operation}: {command.error or 'done'}"
         case _:
             assert_never(command)

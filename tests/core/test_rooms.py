@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import controller.core
+from controller.core.agenda import Agenda
 from controller.core.backlog import Backlog
 from controller.core.costs import REMEMBERED, CostTable
 from controller.core.idle import due_depth, next_rung_at
@@ -129,6 +130,26 @@ def test_the_backlog_is_a_queue_for_each_model(steps: list[tuple[int, float, boo
             assert [one.request for one in waiting] == queue
     late = [name for name, end in sorted(twin, key=lambda entry: entry[1]) if end <= 10.0]
     assert sorted(one.request for one in backlog.overdue(Instant(10.0))) == sorted(late)
+
+
+@settings(derandomize=True, max_examples=200)
+@given(
+    st.lists(
+        st.tuples(st.sampled_from("abc"), st.sampled_from([-inf, 0.0, 2.0, 5.0, 9.0, inf])),
+        max_size=300,
+    )
+)
+def test_an_agenda_says_who_is_late_and_when_the_next_is(puts: list[tuple[str, float]]) -> None:
+    """Against a dictionary, while time passes."""
+    agenda, twin = Agenda[str](), dict[str, float]()
+    for step, (key, at) in enumerate(puts):
+        now = Instant(step / 8)
+        agenda.put(key, Instant(at))
+        twin[key] = at
+        assert set(agenda.late(now)) == {key for key, at in twin.items() if at <= now}
+        ahead = [at for at in twin.values() if now < at < inf]
+        assert agenda.next_after(now) == min(ahead, default=NEVER)
+        assert agenda.at(ReplicaId(key)) == at
 
 
 def test_costs_are_guessed_then_the_median_of_what_was_measured() -> None:

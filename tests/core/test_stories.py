@@ -320,6 +320,7 @@ def test_what_can_be_seen() -> None:
     story.at += 4.0
     story.feed(TimePassed(story.time))
     assert (fleet.outlook(A).phase, fleet.outlook(A).estimate_s) == ("starting", 6.0)
+    assert fleet.idle_s(A, story.time) is None
     assert fleet.waiting() == fleet.waiting(A) == 1
     story.answers("a#0", after=8.0)
     assert (fleet.state(A), fleet.running(A), fleet.waiting()) == ("awake", 1, 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import combinations, product
 
 from hypothesis import given, settings
@@ -13,7 +14,9 @@ from controller.core.fleet import Fleet
 from controller.core.ledger import HOST, Amounts
 from controller.core.names import Depth, DeviceId, Instant, ModelName, ReplicaId
 from controller.core.placement import fit_cold
-from controller.core.rooms import Asker, Rooms, Verdict
+from controller.core.reliefs import offer, share
+from controller.core.rooms import Rooms, Verdict
+from controller.core.victims import Asker
 from tests.core.fleets import good_answer, node, policy, spec
 
 DEVICES = (DeviceId("0"), DeviceId("1"))
@@ -130,7 +133,7 @@ def test_a_free_place_is_found_whenever_there_is_one(
     for number, (awake, devices) in enumerate(others):
         neighbour = spec(f"x{number}", awake, devices_per_replica=devices)
         fleet.handle(ModelAdded(Instant(0.0), neighbour))
-        fleet.books.models[neighbour.name].wished_at = Instant(0.0)
+        fleet.books.wish(fleet.books.models[neighbour.name])
     fleet.handle(ModelAdded(Instant(1.0), spec("m", size, devices_per_replica=count)))
     rooms = Rooms(fleet.books)
     fit = fit_cold(rooms, Asker(ModelName("m")), fleet.models[ModelName("m")])
@@ -170,3 +173,24 @@ def test_a_start_is_blocked_only_if_evicting_everybody_would_not_help(
                 stuck[device] += replica.held.device_bytes
     wide = [device for device, amount in stuck.items() if 12 - amount >= size]
     assert (fit is not None and fit.verdict is not Verdict.BLOCKED) == (len(wide) >= count)
+
+
+@FEW
+@given(victims(host=st.just(0)), st.integers(-2, 20))
+def test_no_moves_are_fewer_or_cheaper_than_an_offer_promises(
+    found: list[Victim], lacking: int
+) -> None:
+    device = DEVICES[0]
+    idle = [v for v in found if not v.is_busy and all(device in c.relief for c in v.choices)]
+    promised = offer([share(victim.choices, True, device) for victim in idle])
+    sleeping = [
+        replace(v, choices=tuple(c for c in v.choices if c.depth is not Depth.STOPPED))
+        for v in idle
+    ]
+    ways = [w for w in every_way(sleeping) if makes_room({device: lacking}, 0, list(w.values()))]
+    fewest = promised.fewest(lacking)
+    assert (fewest is None) == (not ways)
+    if fewest is not None:
+        assert fewest == min(len(way) for way in ways)
+        cheapest_s = min(sum(choice.cost_s for choice in way.values()) for way in ways)
+        assert promised.cost_s[fewest] <= cheapest_s

@@ -1,0 +1,106 @@
+"""What demoting a replica would free, and what having it back would take.
+
+Theory of operation. Whoever looks for room asks this of every replica on a device, several times
+an event, while an event changes only one or two of them. The answers are therefore kept, until
+the replica, what is measured of its model, or what its model's orders take changes: ``Books``
+forgets them in the moves that change these, and nowhere else. ``invariants`` works all of them
+out again after each event in tests.
+
+An ``Offer`` is the same for a whole device, and no asker can get more than it says: most
+searches for room that would be in vain are told so by it.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from dataclasses import dataclass
+from itertools import accumulate
+from math import fsum
+
+from controller.core.eviction import Choice
+from controller.core.idle import RUNGS
+from controller.core.ledger import Amounts
+from controller.core.lifecycle import Replica
+from controller.core.names import Depth, DeviceId, NodeId, ReplicaId
+
+Choices = tuple[Choice, ...]
+"""One for each of RUNGS, also for those that are not deeper than the replica is."""
+
+
+def between(choices: Choices, first: Depth, deepest: Depth) -> Choices:
+    return choices[max(0, first - RUNGS[0]) : max(0, deepest - RUNGS[0] + 1)]
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """What can come free on one device at the most."""
+
+    idle: list[int]
+    """From 0: the most that one idle replica frees, two of them, and so on; asleep at the most."""
+    cost_s: list[float]
+    """So long does it take at least to have so many of them back, or more."""
+    asleep: int
+    """If all went to sleep, the busy and the rising too."""
+    stopped: int
+    """If all were stopped."""
+
+    def fewest(self, lacking: int) -> int | None:
+        """So many idle replicas must go; None: all of them do not suffice."""
+        count = bisect_left(self.idle, lacking) if lacking > 0 else 0
+        return count if count < len(self.idle) else None
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """One replica's part in the offers of its devices."""
+
+    is_idle: bool
+    asleep: int | None
+    """What it frees on each device when it goes to sleep; None: it cannot."""
+    cost_s: float
+    stopped: int
+    """Likewise when it is stopped, where it may be."""
+
+
+def share(choices: Choices, is_idle: bool, device: DeviceId) -> Share:
+    """Of a replica that may choose among these."""
+    asleep = [choice for choice in choices if choice.depth is not Depth.STOPPED]
+    most = max([choice.relief[device] for choice in asleep], default=None)
+    cost_s = min([choice.cost_s for choice in asleep], default=0.0)
+    stopped = max([0, *[choice.relief[device] for choice in choices]])
+    return Share(is_idle, None if most is None else max(0, most), cost_s, stopped)
+
+
+def offer(shares: list[Share]) -> Offer:
+    idle = [one for one in shares if one.is_idle and one.asleep is not None]
+    most = sorted([one.asleep or 0 for one in idle], reverse=True)
+    least_s = sorted([one.cost_s for one in idle])
+    totals_s = [fsum(least_s[:count]) for count in range(len(least_s) + 1)]
+    at_least_s = list(accumulate(reversed(totals_s), min))[::-1]
+    asleep = sum([one.asleep or 0 for one in shares])
+    return Offer([0, *accumulate(most)], at_least_s, asleep, sum([one.stopped for one in shares]))
+
+
+class Reliefs:
+    """What was worked out and still holds."""
+
+    def __init__(self) -> None:
+        self.choices: dict[ReplicaId, Choices] = {}
+        self.coming: dict[ReplicaId, Amounts] = {}
+        """What its order in flight, or its drain, will free."""
+        self.offers: dict[tuple[NodeId, DeviceId], dict[Depth, Offer]] = {}
+        """By the depth that an eviction prefers."""
+        self.shares: dict[ReplicaId, dict[Depth, Share]] = {}
+        """Likewise."""
+
+    def forget(self, replica: Replica) -> None:
+        self.choices.pop(replica.id, None)
+        self.coming.pop(replica.id, None)
+        self.forget_use(replica)
+
+    def forget_use(self, replica: Replica) -> None:
+        """Whether it is idle, and what follows."""
+        self.shares.pop(replica.id, None)
+        if replica.place is not None:
+            for device in replica.place.devices:
+                self.offers.pop((replica.place.node, device), None)
