@@ -12,7 +12,7 @@ from controller.core.lifecycle import Place, Replica
 from controller.core.models import ModelRecord
 from controller.core.names import Depth, DeviceId, Footprint
 from controller.core.rooms import Fit, NodeRoom, Rooms, Verdict, devices_of
-from controller.core.victims import Asker, never_free, replicas_on, victims
+from controller.core.victims import Asker, most_free, never_free, replicas_on, victims
 
 GIB = 1024**3
 
@@ -79,7 +79,8 @@ def _emptiest(room: NodeRoom, count: int) -> list[tuple[DeviceId, ...]]:
 
 
 def _roomiest(room: NodeRoom, asker: Asker, count: int) -> list[tuple[DeviceId, ...]]:
-    """One device: each. Several: those where most would be free if everybody went."""
+    """One device: each. Several: those where most would be free if everybody went, whether it
+    drains already or not: the choice must not change because its first step was taken."""
     devices = devices_of(room)
     if count == 1 or len(devices) < count:
         return _emptiest(room, count)
@@ -88,9 +89,9 @@ def _roomiest(room: NodeRoom, asker: Asker, count: int) -> list[tuple[DeviceId, 
         for device in devices:
             reliefs = [choice.relief.get(device, 0) for choice in victim.choices]
             potential[device] += max([0, *reliefs])
-    for relief in room.drains.values():
+    for replica in room.drains:
         for device in devices:
-            potential[device] += relief.get(device, 0)
+            potential[device] += most_free(room.books, room.books.replicas[replica], device)
     return [_largest(devices, potential, count), _largest(devices, room.spare, count)]
 
 

@@ -136,9 +136,12 @@ def _hold_back_others(
 
 
 def _call_off_unneeded(books: Books, rooms: Rooms) -> None:
-    """Drains that make room for nobody any more."""
+    """Drains that make room for nobody any more. One that began in this very moment is left: two
+    looks that prefer different places would otherwise undo each other's work for ever."""
     draining = [r for r in books.moving.values() if r.phase is Phase.DRAINING]
     for replica in draining:
+        if replica.since == books.now:
+            continue
         assert replica.goal is not None
         assert replica.place is not None
         room, devices = rooms.at(replica.place.node), replica.place.devices

@@ -118,6 +118,12 @@ def work_out_choices(books: Books, replica: Replica) -> Choices:
     return tuple(choices)
 
 
+def most_free(books: Books, replica: Replica, device: DeviceId) -> int:
+    """What comes free on the device if the replica goes as far as it may."""
+    choices = _choices(books, replica, Depth.KV_RELEASED, Depth.STOPPED)
+    return max([0, *[choice.relief.get(device, 0) for choice in choices]])
+
+
 def coming_of(books: Books, replica: Replica) -> Amounts:
     """What its order, or its drain, will free; kept."""
     kept = books.reliefs.coming.get(replica.id)

@@ -21,7 +21,15 @@ from controller.core.events import (
 )
 from controller.core.fleet import Fleet
 from controller.core.lifecycle import IN_FLIGHT, Phase
-from controller.core.names import Depth, Instant, ModelName, NodeId, OperationId, RequestId
+from controller.core.names import (
+    NEVER,
+    Depth,
+    Instant,
+    ModelName,
+    NodeId,
+    OperationId,
+    RequestId,
+)
 from controller.drivers.sim import Simulator
 from controller.drivers.world import Faults
 from tests.core.fleets import ladder, node, policy, simulator, spec
@@ -155,3 +163,41 @@ def test_a_stream_does_not_overtake_the_oldest_for_ever() -> None:
     sim.run()
     assert_settled(sim)
     assert sim.clients[RequestId("b")].granted[0] < 60.0
+
+
+def throng(seed: int) -> Simulator:
+    """Twenty-five models, some over two devices, some twice, on two nodes of three devices."""
+    dice = Random(seed)
+    names = [f"m{number}" for number in range(25)]
+    specs = [
+        spec(
+            name,
+            dice.randint(3, 23),
+            devices_per_replica=dice.choice([1, 1, 1, 2]),
+            replicas=dice.choice([1, 1, 1, 2]),
+            ladder=ladder(dice.choice([10.0, NEVER]), dice.choice([20.0, 60.0, NEVER])),
+            deepest=dice.choice([*[Depth.STOPPED] * 5, Depth.LEVEL_2, Depth.LEVEL_1]),
+            max_restarts=5,
+        )
+        for name in names
+    ]
+    sim = simulator(
+        *specs,
+        seed=seed,
+        nodes=(node(0.0, "n", 3, 24, 60), node(0.0, "m", 3, 24, 60)),
+        busy_leases=dice.choice([2, 3, 10**6]),
+        evict_to=dice.choice([Depth.KV_RELEASED, Depth.LEVEL_1, Depth.LEVEL_2]),
+        minimum_awake_s=float(dice.choice([0, 2, 4])),
+        prefetch_start=dice.random() < 0.5,
+    )
+    for number in range(200):
+        name = names[int(25 * dice.random() ** 2)]
+        sim.request(dice.uniform(0, 300), f"r{number}", name, dice.uniform(0.1, 8.0))
+    return sim
+
+
+@pytest.mark.parametrize("seed", range(11, 19))
+def test_a_throng_of_several_widths_comes_to_rest(seed: int) -> None:
+    sim = throng(seed)
+    sim.run()
+    assert_settled(sim)
