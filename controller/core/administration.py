@@ -8,7 +8,7 @@ from dataclasses import replace
 from controller.core.books import Books
 from controller.core.commands import FinishOperation
 from controller.core.events import DemotionOrdered, PinOrdered, SwitchOrdered, WakeOrdered
-from controller.core.lifecycle import Phase, Replica
+from controller.core.lifecycle import LEAVING, Phase, Replica
 from controller.core.models import ModelRecord
 from controller.core.names import (
     LONG_AGO,
@@ -84,7 +84,7 @@ def _retire(books: Books, replicas: Sequence[Replica], even_cold: bool = False) 
         if replica.phase is Phase.COLD and not even_cold:
             continue
         books.retire(replica)
-        if replica.phase is Phase.DRAINING:
+        if replica.phase in LEAVING:
             books.drain(replica, books.goal_of_retirement(replica))
 
 

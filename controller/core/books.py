@@ -13,6 +13,7 @@ from controller.core.agenda import Agenda
 from controller.core.backlog import Backlog, Waiting
 from controller.core.commands import (
     Command,
+    ExportKV,
     FinishOperation,
     GrantLease,
     RejectRequest,
@@ -23,7 +24,16 @@ from controller.core.commands import (
 )
 from controller.core.costs import CostTable
 from controller.core.ledger import HOST, Ledger
-from controller.core.lifecycle import ON_THE_MOVE, Action, Goal, Order, Phase, Place, Replica
+from controller.core.lifecycle import (
+    LEAVING,
+    ON_THE_MOVE,
+    Action,
+    Goal,
+    Order,
+    Phase,
+    Place,
+    Replica,
+)
 from controller.core.models import ModelRecord, backoff_s
 from controller.core.names import (
     LONG_AGO,
@@ -111,7 +121,7 @@ class Books:
                 return Depth.AWAKE
             case Phase.FALLING_ASLEEP if replica.order is not None:
                 return replica.order.depth
-            case Phase.DRAINING if replica.goal is not None:
+            case Phase.DRAINING | Phase.HIBERNATING if replica.goal is not None:
                 return replica.goal.depth
             case Phase.STOPPING | Phase.FAILED:
                 return Depth.STOPPED
@@ -213,6 +223,15 @@ class Books:
         self.move(replica, Phase.WAKING, why)
         self.commands.append(WakeEngine(order.op, replica.id, replica.depth))
 
+    def order_export(self, replica: Replica) -> None:
+        order = self._open(replica, Action.EXPORT, Depth.AWAKE)
+        self.move(replica, Phase.HIBERNATING, f"for {replica.goal}")
+        self.commands.append(ExportKV(order.op, replica.id))
+
+    def end_export(self, replica: Replica, why: str) -> None:
+        replica.has_kv = False
+        self.move(replica, Phase.AWAKE if replica.goal is None else Phase.DRAINING, why)
+
     def order_down(self, replica: Replica, goal: Goal) -> None:
         """To the goal's depth, from DRAINED, from ASLEEP, or (stopped) from FAILED."""
         assert replica.place is not None
@@ -265,6 +284,7 @@ class Books:
             self.ledger.release(replica, replica.place)
         replica.held, replica.place, replica.depth = NOTHING, None, Depth.STOPPED
         replica.incarnation = replica.order = replica.goal = None
+        replica.has_kv = False
         replica.stop_failures = 0
 
     # drains
@@ -274,12 +294,17 @@ class Books:
         if replica.phase is Phase.AWAKE:
             self.move(replica, Phase.DRAINING, f"to {goal.depth.name}: {goal}")
         else:
-            replica.tell(self.now, "DRAINING", f"now to {goal.depth.name}: {goal}")
+            replica.tell(self.now, replica.phase.name, f"now to {goal.depth.name}: {goal}")
             self.touch(replica)
 
     def call_off(self, replica: Replica, why: str) -> None:
+        """It is awake again; while its KV is being exported, as soon as that has ended."""
         replica.goal = None
-        self.move(replica, Phase.AWAKE, why)
+        if replica.phase is Phase.HIBERNATING:
+            replica.tell(self.now, "HIBERNATING", why)
+            self.touch(replica)
+        else:
+            self.move(replica, Phase.AWAKE, why)
 
     # failures
 
@@ -287,7 +312,7 @@ class Books:
         """Its engine is broken: the bytes stay, the leases are nobody's until released."""
         record = self.models[replica.model]
         is_stop = replica.phase is Phase.STOPPING
-        was_awake = replica.phase in (Phase.AWAKE, Phase.DRAINING)
+        was_awake = replica.phase in (Phase.AWAKE, *LEAVING)
         replica.bury_at = self.now
         if is_stop:
             replica.stop_failures += 1
@@ -297,6 +322,7 @@ class Books:
             self._count_failure(record, replica, reason)
         replica.order = replica.goal = None
         replica.leases = {}
+        replica.has_kv = False
         self.move(replica, Phase.FAILED, reason)
         if record.spec.pinned and was_awake:
             self.wish(record)
@@ -322,6 +348,7 @@ class Books:
         self.backlog.remove(waiting.request)
         replica.leases[waiting.request] = self.now
         self.leased[waiting.request] = replica.id
+        replica.has_kv = self.models[replica.model].spec.keeps_kv
         state, wake_s = ModelState.AWAKE, 0.0
         if replica.awake_since > waiting.arrived:
             is_cold = replica.raised_from is Depth.STOPPED

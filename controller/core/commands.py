@@ -57,6 +57,14 @@ class StartEngine(Command):
 
 
 @dataclass(frozen=True, slots=True)
+class ExportKV(Command):
+    """Put what its requests computed into the KV tier; it has no requests."""
+
+    op: OpId
+    replica: ReplicaId
+
+
+@dataclass(frozen=True, slots=True)
 class SleepEngine(Command):
     op: OpId
     replica: ReplicaId

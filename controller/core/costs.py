@@ -52,6 +52,8 @@ class CostTable:
         match action:
             case Action.START:
                 return guess.start_s
+            case Action.EXPORT:
+                return guess.export_s
             case Action.SLEEP:
                 return guess.sleep_s
             case Action.STOP:

@@ -23,6 +23,9 @@ def go_down(books: Books, replica: Replica) -> None:
     goal it goes deeper, or, where it must not, stays awake."""
     goal = replica.goal
     assert goal is not None
+    if goal.cause is Cause.IDLE and replica.model in books.backlog.by_model:
+        books.call_off(replica, "it was asked for meanwhile")
+        return
     if goal.cause is Cause.ORDERED and not books.has_host_for(replica, goal.depth):
         refuse_depth(books, replica, goal.depth)
         books.call_off(replica, f"the host has no room for {goal.depth.name}")
@@ -31,6 +34,9 @@ def go_down(books: Books, replica: Replica) -> None:
     depth = fitting_depth(books, replica, goal.depth, max(goal.depth, deepest))
     if depth is None:
         books.call_off(replica, f"the host has no room for {goal.depth.name}")
+        return
+    if replica.has_kv:
+        books.order_export(replica)
         return
     books.move(replica, Phase.DRAINED, str(goal))
     replica.goal = None

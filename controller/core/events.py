@@ -72,6 +72,23 @@ class EngineStarted(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class KVExported(Event):
+    """What its requests computed lies in the KV tier."""
+
+    op: OpId
+    replica: ReplicaId
+
+
+@dataclass(frozen=True, slots=True)
+class KVExportFailed(Event):
+    """Some of it does not, and will be recomputed. The engine itself is well."""
+
+    op: OpId
+    replica: ReplicaId
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class EngineFellAsleep(Event):
     op: OpId
     replica: ReplicaId

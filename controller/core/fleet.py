@@ -148,6 +148,7 @@ GOODNESS = (
     Phase.WAKING,
     Phase.STARTING,
     Phase.DRAINING,
+    Phase.HIBERNATING,
     Phase.DRAINED,
     Phase.FALLING_ASLEEP,
     Phase.ASLEEP,

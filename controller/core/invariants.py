@@ -1,7 +1,7 @@
 """What must always hold, after every event. Tests call ``check`` after each; the numbers are
 those of docs/architecture.md. That a request is granted and rejected at most once (1) and that
 late and doubled answers change nothing (6) needs memory that a fleet does not have: the simulator
-and the rule machine keep it. (7) comes with hibernation, (8) is a replay.
+and the rule machine keep it. (8) is a replay.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ def check(fleet: Fleet) -> None:
     for replica in fleet.replicas.values():
         _check_order(replica)
         _check_leases(fleet, replica)
+        _check_kv(replica)
         _check_booking(fleet, replica)
         _check_due(fleet, replica)
     _check_requests(fleet)
@@ -82,10 +83,18 @@ def _check_order(replica: Replica) -> None:
     _demand((replica.order is not None) == is_waiting, f"{replica.id}: order and phase", replica)
     _demand(replica.phase is not Phase.DRAINED, f"{replica.id}: seen DRAINED", replica)
     is_draining = replica.phase is Phase.DRAINING
-    _demand((replica.goal is not None) == is_draining, f"{replica.id}: goal and phase", replica)
+    has_goal = replica.goal is not None and replica.phase is not Phase.HIBERNATING
+    _demand(has_goal == is_draining, f"{replica.id}: goal and phase", replica)
     is_there = replica.phase is not Phase.COLD
     _demand((replica.place is not None) == is_there, f"{replica.id}: place and phase", replica)
     _demand((replica.incarnation is not None) == is_there, f"{replica.id}: incarnation", replica)
+
+
+def _check_kv(replica: Replica) -> None:
+    """(7) KV is dropped only after its export ended, well or badly."""
+    may_hold = (*SERVING, Phase.HIBERNATING)
+    holds = not replica.has_kv or replica.phase in may_hold
+    _demand(holds, f"{replica.id}: KV dropped while {replica.phase.name}", replica)
 
 
 def _check_booking(fleet: Fleet, replica: Replica) -> None:

@@ -5,11 +5,16 @@ and ``TRANSITIONS`` is the only place that says which phase may follow which; ``
 is the only way to change it. A wrong step is our mistake, never the world's: it raises
 ``InvariantBroken`` with the story of the replica.
 
-Phases are of three kinds. In STARTING, FALLING_ASLEEP, WAKING and STOPPING (``IN_FLIGHT``) an
-order is out and the replica waits for the world: it has an open ``Order``, and exactly one
-event will carry its op. COLD, AWAKE, DRAINING, ASLEEP and FAILED rest until something is
-decided. DRAINED is passed through within one step, when the depth is chosen: late, because
+Phases are of three kinds. In STARTING, HIBERNATING, FALLING_ASLEEP, WAKING and STOPPING
+(``IN_FLIGHT``) an order is out and the replica waits for the world: it has an open ``Order``, and
+exactly one event will carry its op. COLD, AWAKE, DRAINING, ASLEEP and FAILED rest until something
+is decided. DRAINED is passed through within one step, when the depth is chosen: late, because
 what was right when the drain began may be stale when it ends.
+
+Where a model keeps its KV, a drain passes through HIBERNATING once its leases have ended: what
+its requests computed is exported before the engine drops it. An export that fails changes
+nothing, recomputing is always right. When it has ended the replica is DRAINING again, with
+nothing left to keep, so that the end of every drain is decided in one place.
 
 An order that goes wrong leads to FAILED, from where the only ways are StopEngine and the loss
 of the node. The incarnation (the op of the StartEngine that made the engine) fences what is
@@ -49,6 +54,7 @@ class Phase(Enum):
     STARTING = "starting"
     AWAKE = "awake"
     DRAINING = "draining"
+    HIBERNATING = "hibernating"
     DRAINED = "drained"
     FALLING_ASLEEP = "falling_asleep"
     ASLEEP = "asleep"
@@ -61,7 +67,8 @@ TRANSITIONS: dict[Phase, frozenset[Phase]] = {
     Phase.COLD: frozenset({Phase.STARTING, Phase.AWAKE, Phase.ASLEEP}),  # the latter: adopted
     Phase.STARTING: frozenset({Phase.AWAKE, Phase.FAILED}),
     Phase.AWAKE: frozenset({Phase.DRAINING, Phase.FAILED}),
-    Phase.DRAINING: frozenset({Phase.AWAKE, Phase.DRAINED, Phase.FAILED}),
+    Phase.DRAINING: frozenset({Phase.AWAKE, Phase.HIBERNATING, Phase.DRAINED, Phase.FAILED}),
+    Phase.HIBERNATING: frozenset({Phase.DRAINING, Phase.AWAKE, Phase.FAILED}),
     Phase.DRAINED: frozenset({Phase.FALLING_ASLEEP, Phase.STOPPING}),
     Phase.FALLING_ASLEEP: frozenset({Phase.ASLEEP, Phase.FAILED}),
     Phase.ASLEEP: frozenset({Phase.WAKING, Phase.FALLING_ASLEEP, Phase.STOPPING, Phase.FAILED}),
@@ -69,7 +76,15 @@ TRANSITIONS: dict[Phase, frozenset[Phase]] = {
     Phase.STOPPING: frozenset({Phase.COLD, Phase.FAILED}),
     Phase.FAILED: frozenset({Phase.STOPPING, Phase.COLD}),  # the latter: its node is gone
 }
-IN_FLIGHT = (Phase.STARTING, Phase.FALLING_ASLEEP, Phase.WAKING, Phase.STOPPING)
+IN_FLIGHT = (
+    Phase.STARTING,
+    Phase.HIBERNATING,
+    Phase.FALLING_ASLEEP,
+    Phase.WAKING,
+    Phase.STOPPING,
+)
+LEAVING = (Phase.DRAINING, Phase.HIBERNATING)
+"""On the way down."""
 SERVING = (Phase.AWAKE, Phase.DRAINING)
 RISING = (Phase.STARTING, Phase.WAKING)
 ON_THE_MOVE = (*IN_FLIGHT, Phase.DRAINING, Phase.FAILED)
@@ -80,6 +95,7 @@ class Action(Enum):
     """What can be ordered of an engine."""
 
     START = "start"
+    EXPORT = "export"
     SLEEP = "sleep"
     WAKE = "wake"
     STOP = "stop"
@@ -111,7 +127,7 @@ class Order:
     op: OpId
     action: Action
     depth: Depth
-    """SLEEP: where to. WAKE: where from. START and STOP: STOPPED."""
+    """SLEEP: where to. WAKE: where from. EXPORT: AWAKE. START and STOP: STOPPED."""
     at: Instant
 
 
@@ -146,7 +162,7 @@ class Replica:
     since: Instant = LONG_AGO
     order: Order | None = None
     goal: Goal | None = None
-    """Set exactly while DRAINING."""
+    """Set while DRAINING, and while HIBERNATING unless that was called off."""
     incarnation: OpId | None = None
     place: Place | None = None
     held: Footprint = NOTHING
@@ -161,6 +177,8 @@ class Replica:
     raised_from: Depth = Depth.STOPPED
     idle_since: Instant = LONG_AGO
     """The end of its last response, or when it awoke, whichever is later."""
+    has_kv: bool = False
+    """It holds KV that was not exported, of a model that keeps it."""
     is_retiring: bool = False
     """To be stopped as soon as its leases end: its model was removed, changed or shrank."""
     bury_at: Instant = LONG_AGO

@@ -124,6 +124,8 @@ class ModelSpec:
     deepest: Depth = Depth.STOPPED
     """No demotion, idle or evicting, goes below this depth."""
     pinned: bool = False
+    keeps_kv: bool = False
+    """What its requests computed is exported to the KV tier before an engine drops it."""
     max_wait_s: float = 300.0
     max_restarts: int = 3
     """Consecutive failures after which the model is refused until an administrator wakes it."""
@@ -137,6 +139,7 @@ class CostGuess:
     wake_kv_released_s: float = 0.5
     wake_level_1_s: float = 2.0
     wake_level_2_s: float = 8.0
+    export_s: float = 1.0
     sleep_s: float = 2.0
     stop_s: float = 2.0
 

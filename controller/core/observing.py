@@ -27,6 +27,8 @@ from controller.core.names import Cause, Depth, Footprint, ModelSpec
 
 Answer = (
     e.EngineStarted
+    | e.KVExported
+    | e.KVExportFailed
     | e.EngineFellAsleep
     | e.EngineWoke
     | e.EngineStopped
@@ -49,6 +51,8 @@ def observe(books: Books, event: e.Event) -> None:
             books.release(event.request)
         case (
             e.EngineStarted()
+            | e.KVExported()
+            | e.KVExportFailed()
             | e.EngineFellAsleep()
             | e.EngineWoke()
             | e.EngineStopped()
@@ -108,6 +112,7 @@ def _cancelled(books: Books, event: e.RequestCancelled) -> None:
 
 ANSWERS = {
     Action.START: (e.EngineStarted, e.CanaryDisagreed, e.EngineFailed),
+    Action.EXPORT: (e.KVExported, e.KVExportFailed),
     Action.SLEEP: (e.EngineFellAsleep, e.EngineFailed),
     Action.WAKE: (e.EngineWoke, e.CanaryDisagreed, e.EngineFailed),
     Action.STOP: (e.EngineStopped, e.EngineFailed),
@@ -126,6 +131,12 @@ def _answered(books: Books, event: Answer) -> None:
             _awoke(books, replica, event.held, "started")
         case e.EngineWoke():
             _awoke(books, replica, event.held, "woke, the canary agreed")
+        case e.KVExported():
+            books.close_order(replica)
+            books.end_export(replica, "its KV is exported")
+        case e.KVExportFailed():
+            replica.order = None
+            books.end_export(replica, f"its KV is lost: {event.reason}")
         case e.EngineFellAsleep():
             order = books.close_order(replica)
             books.settle(replica, event.held, order.depth)
@@ -197,6 +208,7 @@ def _found(books: Books, event: e.EngineFound) -> None:
     replica.incarnation = event.incarnation
     replica.up_since = replica.awake_since = replica.idle_since = books.now
     books.settle(replica, event.held, event.depth)
+    replica.has_kv = event.depth is Depth.AWAKE and record.spec.keeps_kv
     phase = Phase.AWAKE if event.depth is Depth.AWAKE else Phase.ASLEEP
     books.move(replica, phase, "found running and adopted")
 

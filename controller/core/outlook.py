@@ -45,9 +45,11 @@ def _until_awake(books: Books, rooms: Rooms, record: ModelRecord, replica: Repli
         case Phase.FALLING_ASLEEP:
             assert replica.order is not None
             return left + costs.raising(model, replica.order.depth)
-        case Phase.DRAINING if replica.goal is not None:
+        case Phase.DRAINING | Phase.HIBERNATING if replica.goal is not None:
             down = costs.lowering(model, replica.goal.depth)
-            return down + costs.raising(model, replica.goal.depth)
+            return left + down + costs.raising(model, replica.goal.depth)
+        case Phase.HIBERNATING:
+            return left
         case Phase.ASLEEP:
             raising = costs.raising(model, replica.depth)
             return raising + _room_s(books, rooms, record, replica)

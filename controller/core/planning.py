@@ -104,7 +104,9 @@ def obey(books: Books) -> None:
             match replica.phase:
                 case Phase.AWAKE:
                     demote(books, replica, operation.goal)
-                case Phase.DRAINING if replica.goal and replica.goal.cause in OVERRULED:
+                case Phase.DRAINING | Phase.HIBERNATING if (
+                    replica.goal is None or replica.goal.cause in OVERRULED
+                ):
                     books.drain(replica, operation.goal)
                 case Phase.ASLEEP if not books.has_host_for(replica, operation.depth):
                     refuse_depth(books, replica, operation.depth)

@@ -10,7 +10,7 @@ from controller.core.books import Books
 from controller.core.demands import Demand, Urgency, demands_of, why
 from controller.core.demoting import demote
 from controller.core.ledger import HOST
-from controller.core.lifecycle import Goal, Phase, Replica
+from controller.core.lifecycle import LEAVING, Goal, Phase, Replica
 from controller.core.models import ModelRecord
 from controller.core.names import Cause, Depth, ModelName, RejectReason
 from controller.core.placement import best_fit, fit_cold, is_blocked, is_possible, why_never
@@ -138,11 +138,9 @@ def _hold_back_others(
 def _call_off_unneeded(books: Books, rooms: Rooms) -> None:
     """Drains that make room for nobody any more. One that began in this very moment is left: two
     looks that prefer different places would otherwise undo each other's work for ever."""
-    draining = [r for r in books.moving.values() if r.phase is Phase.DRAINING]
-    for replica in draining:
-        if replica.since == books.now:
+    for replica in [r for r in books.moving.values() if r.phase in LEAVING]:
+        if replica.goal is None or replica.since == books.now:
             continue
-        assert replica.goal is not None
         assert replica.place is not None
         room, devices = rooms.at(replica.place.node), replica.place.devices
         if replica.id in room.drains and not any(d in room.closed for d in devices):

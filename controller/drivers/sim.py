@@ -14,6 +14,7 @@ from math import inf
 
 from controller.core.commands import (
     Command,
+    ExportKV,
     FinishOperation,
     GrantLease,
     RejectRequest,
@@ -138,7 +139,7 @@ class Simulator:
                     client.rejected.append(command)
             case FinishOperation(operation=operation):
                 self.finished.setdefault(operation, []).append(command)
-            case StartEngine() | SleepEngine() | WakeEngine() | StopEngine():
+            case StartEngine() | ExportKV() | SleepEngine() | WakeEngine() | StopEngine():
                 for event in self.world.carry_out(command, self.now):
                     self.schedule(event)
             case _:

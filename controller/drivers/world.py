@@ -7,11 +7,11 @@ stopped under its requests) is our mistake and raised as ``Misordered``.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from random import Random
 
-from controller.core.commands import SleepEngine, StartEngine, StopEngine, WakeEngine
+from controller.core.commands import ExportKV, SleepEngine, StartEngine, StopEngine, WakeEngine
 from controller.core.events import (
     CanaryDisagreed,
     EngineFailed,
@@ -21,6 +21,8 @@ from controller.core.events import (
     EngineStopped,
     EngineWoke,
     Event,
+    KVExported,
+    KVExportFailed,
 )
 from controller.core.names import (
     NOTHING,
@@ -35,7 +37,7 @@ from controller.core.names import (
     RequestId,
 )
 
-Order = StartEngine | SleepEngine | WakeEngine | StopEngine
+Order = StartEngine | ExportKV | SleepEngine | WakeEngine | StopEngine
 
 
 class Misordered(Exception):
@@ -78,6 +80,8 @@ class World:
     seconds: CostGuess = field(default_factory=CostGuess)
     faults: Faults = NO_FAULTS
     seed: int = 0
+    seconds_of: Callable[[Order, ModelName], float] | None = None
+    """By model, where engines differ; None: ``seconds`` holds for all."""
     engines: dict[ReplicaId, SimulatedEngine] = field(default_factory=dict)
     dice: Random = field(init=False)
 
@@ -87,7 +91,7 @@ class World:
     def carry_out(self, order: Order, now: Instant) -> list[Event]:
         """What will come of it, each event with its time."""
         engine = self._follow(order)
-        takes_s = self._seconds(order) * self.dice.uniform(0.8, 1.2)
+        takes_s = self._seconds(order, engine.model) * self.dice.uniform(0.8, 1.2)
         if self._happens(self.faults.answers_late):
             takes_s *= LATE_FACTOR
         at = Instant(now + takes_s)
@@ -148,6 +152,8 @@ class World:
                     makes_sense &= depth is not None and depth < order.depth
                 case WakeEngine():
                     makes_sense &= depth == order.depth
+                case ExportKV():
+                    makes_sense &= depth is Depth.AWAKE
                 case _:
                     pass
         if not makes_sense:
@@ -157,12 +163,16 @@ class World:
         if self._happens(self.faults.order_fails) or (
             engine.is_broken and not isinstance(order, StopEngine)
         ):
+            if isinstance(order, ExportKV):
+                return KVExportFailed(at, order.op, order.replica, "the tier is away")
             engine.is_broken = True
             return EngineFailed(at, order.op, order.replica, "it broke")
         match order:
             case StartEngine():
                 engine.depth = Depth.AWAKE
                 return EngineStarted(at, order.op, order.replica, self._held(engine))
+            case ExportKV():
+                return KVExported(at, order.op, order.replica)
             case SleepEngine(depth=depth):
                 engine.depth = depth
                 return EngineFellAsleep(at, order.op, order.replica, self._held(engine))
@@ -181,10 +191,14 @@ class World:
         depth = engine.depth
         return NOTHING if depth is None else self.sizes[engine.model].get(depth, NOTHING)
 
-    def _seconds(self, order: Order) -> float:
+    def _seconds(self, order: Order, model: ModelName) -> float:
+        if self.seconds_of is not None:
+            return self.seconds_of(order, model)
         match order:
             case StartEngine():
                 return self.seconds.start_s
+            case ExportKV():
+                return self.seconds.export_s
             case SleepEngine():
                 return self.seconds.sleep_s
             case StopEngine():

@@ -12,6 +12,7 @@ from controller.core.events import (
     EngineStopped,
     EngineWoke,
     Event,
+    KVExported,
     ModelAdded,
     NodeJoined,
     RequestArrived,
@@ -109,6 +110,8 @@ def good_answer(fleet: Fleet, name: str, at: Instant) -> Event:
     kinds = {"start": EngineStarted, "wake": EngineWoke}
     if order.action.value == "stop":
         return EngineStopped(at, order.op, replica.id)
+    if order.action.value == "export":
+        return KVExported(at, order.op, replica.id)
     if order.action.value == "sleep":
         return EngineFellAsleep(at, order.op, replica.id, held[order.depth])
     return kinds[order.action.value](at, order.op, replica.id, held[Depth.AWAKE])

@@ -13,6 +13,7 @@ from controller.core import commands as c
 from controller.core import events as e
 from controller.core.fleet import Fleet
 from controller.core.invariants import check
+from controller.core.lifecycle import Phase
 from controller.core.names import (
     Depth,
     Instant,
@@ -29,6 +30,7 @@ KNOWN = (
     c.GrantLease
     | c.RejectRequest
     | c.StartEngine
+    | c.ExportKV
     | c.SleepEngine
     | c.WakeEngine
     | c.StopEngine
@@ -116,6 +118,8 @@ class _Player:
         match kind:
             case "done":
                 return good_answer(self.fleet, name, at)
+            case "fails" if replica.phase is Phase.HIBERNATING:
+                return e.KVExportFailed(at, op, name, reason)
             case "fails":
                 return e.EngineFailed(at, op, name, reason)
             case "disagrees":
@@ -152,6 +156,8 @@ def tell(command: c.Command) -> str:
             return f"reject {command.request}: {command.reason.value}: {command.detail}{again}"
         case c.StartEngine():
             return f"start {command.replica} on {command.node}:{','.join(command.devices)}"
+        case c.ExportKV():
+            return f"export {command.replica}"
         case c.SleepEngine():
             why = f"{command.cause.value} {command.whom}".rstrip()
             return f"sleep {command.replica} to {command.depth.name} ({why})"

@@ -11,6 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from controller.core.commands import (
     Command,
+    ExportKV,
     FinishOperation,
     GrantLease,
     RejectRequest,
@@ -30,6 +31,8 @@ from controller.core.events import (
     EngineStopped,
     EngineWoke,
     Event,
+    KVExported,
+    KVExportFailed,
     LeaseReleased,
     ModelAdded,
     ModelChanged,
@@ -59,7 +62,7 @@ from controller.core.names import (
 )
 from tests.core.fleets import ladder, node, policy, sizes, spec
 
-Order = StartEngine | SleepEngine | WakeEngine | StopEngine
+Order = StartEngine | ExportKV | SleepEngine | WakeEngine | StopEngine
 MODELS = st.sampled_from([ModelName(name) for name in "abcd"])
 DEPTHS = st.sampled_from([Depth.KV_RELEASED, Depth.LEVEL_1, Depth.LEVEL_2, Depth.STOPPED])
 NODES = st.sampled_from(["n", "m"])
@@ -83,9 +86,9 @@ class AnyOrder(RuleBasedStateMachine):
         self.operations: Counter[OperationId] = Counter()
         self.count = 0
         for one in (
-            specs("a", 10),
+            specs("a", 10, keeps_kv=True),
             specs("b", 14, deepest=Depth.LEVEL_2),
-            specs("c", 6, replicas=2),
+            specs("c", 6, replicas=2, keeps_kv=True),
             specs("d", 7, devices_per_replica=2, max_restarts=2),
         ):
             self.feed(ModelAdded(self.time, one))
@@ -106,7 +109,7 @@ class AnyOrder(RuleBasedStateMachine):
                 case FinishOperation(operation=operation):
                     self.operations[operation] += 1
                     assert self.operations[operation] == 1
-                case StartEngine() | SleepEngine() | WakeEngine() | StopEngine():
+                case StartEngine() | ExportKV() | SleepEngine() | WakeEngine() | StopEngine():
                     assert command.op not in self.open
                     self.open[command.op] = command
         return commands
@@ -150,6 +153,8 @@ class AnyOrder(RuleBasedStateMachine):
                 event = EngineStarted(at, op, name, Footprint(awake + more))
             case WakeEngine(op=op, replica=name):
                 event = EngineWoke(at, op, name, Footprint(awake + more))
+            case ExportKV(op=op, replica=name):
+                event = KVExported(at, op, name)
             case SleepEngine(op=op, replica=name, depth=depth):
                 event = EngineFellAsleep(at, op, name, held[depth])
             case StopEngine(op=op, replica=name):
@@ -161,7 +166,8 @@ class AnyOrder(RuleBasedStateMachine):
     @rule(pick=st.integers(0, 9))
     def an_order_fails(self, pick: int) -> None:
         order = self._take(pick)
-        event = EngineFailed(self.time, order.op, order.replica, "broke")
+        kind = KVExportFailed if isinstance(order, ExportKV) else EngineFailed
+        event = kind(self.time, order.op, order.replica, "broke")
         self.feed(event)
         self.answered.append(event)
 

@@ -48,7 +48,10 @@ def crowd(seed: int, faults: Faults, **more: Any) -> Simulator:
     """Five models of which two or so fit, one of them twice, on two nodes of two devices."""
     dice = Random(seed)
     short = ladder(float("inf"), 20.0, 60.0, 200.0)
-    specs = [spec(name, dice.randint(5, 16), ladder=short, max_restarts=5) for name in NAMES[:3]]
+    specs = [
+        spec(name, dice.randint(5, 16), ladder=short, max_restarts=5, keeps_kv=name != "b")
+        for name in NAMES[:3]
+    ]
     specs.append(spec("d", 8, devices_per_replica=2, deepest=Depth.LEVEL_2, max_restarts=5))
     specs.append(spec("e", 6, replicas=2, ladder=short, max_restarts=5))
     nodes = (node(0.0, "n", 2, 17, 24), node(0.0, "m", 2, 12, 8))
