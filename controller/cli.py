@@ -9,6 +9,7 @@ it names its own groups and commands.
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, entry_points
 from importlib.metadata import version as version_of
 from pathlib import Path
@@ -46,6 +47,7 @@ def serve(
     ] = None,
     host: Annotated[str | None, typer.Option(help="Over the configuration's.")] = None,
     port: Annotated[int | None, typer.Option(min=0, max=65535, help="0: any free one.")] = None,
+    json: Json = False,
 ) -> None:
     """Start a fleet; Ctrl-C stops all of it."""
     from controller.settings import from_models, load
@@ -57,7 +59,7 @@ def serve(
 
     from controller.supervisor import serve as supervise
 
-    raise typer.Exit(supervise(settings))
+    raise typer.Exit(supervise(replace(settings, announces_json=json)))
 
 
 def _config(written: Path | None) -> Path:

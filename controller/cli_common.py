@@ -24,6 +24,9 @@ Url = Annotated[str, typer.Option(envvar="TORPOR_URL", help="Where the fleet ans
 Key = Annotated[str | None, typer.Option(envvar="TORPOR_KEY", help="API key.", show_default=False)]
 NoWait = Annotated[bool, typer.Option("--no-wait", help="Return at once, with the operation.")]
 Model = Annotated[str, typer.Argument(help="The model's name.", metavar="MODEL")]
+Level = Annotated[
+    int, typer.Option(min=0, max=2, help="0: KV only; 1: weights to host memory; 2: discarded.")
+]
 DEFAULT_URL = "http://127.0.0.1:8000"
 
 

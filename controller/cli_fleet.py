@@ -12,6 +12,7 @@ from controller.cli_common import (
     FAILED,
     Json,
     Key,
+    Level,
     Model,
     NoWait,
     Url,
@@ -78,10 +79,7 @@ def wake(
 @app.command(rich_help_panel=_PANEL)
 def sleep(
     model: Model,
-    level: Annotated[
-        int,
-        typer.Option(min=0, max=2, help="0: KV only; 1: weights to host memory; 2: discarded."),
-    ] = 1,
+    level: Level = 1,
     no_wait: NoWait = False,
     json: Json = False,
     url: Url = DEFAULT_URL,
@@ -101,13 +99,13 @@ def switch(
             "--from", help="Who goes to sleep for it.", show_default="whom eviction names"
         ),
     ] = None,
-    level: Annotated[int, typer.Option(min=0, max=2, help="How deep the other sleeps.")] = 1,
+    level: Level = 1,
     no_wait: NoWait = False,
     json: Json = False,
     url: Url = DEFAULT_URL,
     key: Key = None,
 ) -> None:
-    """Wake one model in the place of another."""
+    """Wake one model in the place of another, which sleeps at that level."""
     with connect(url, key) as fleet:
         _finish(fleet.switch(to, source, level, wait=not no_wait), json)
 

@@ -116,6 +116,7 @@ class CostSection(Section):
     wake_kv_released_s: Duration = _COSTS.wake_kv_released_s
     wake_level_1_s: Duration = _COSTS.wake_level_1_s
     wake_level_2_s: Duration = _COSTS.wake_level_2_s
+    export_s: Duration = _COSTS.export_s
     sleep_s: Duration = _COSTS.sleep_s
     stop_s: Duration = _COSTS.stop_s
 

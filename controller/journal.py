@@ -12,11 +12,12 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator, Sequence
-from io import TextIOWrapper
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter
+from pydantic_core import to_json
 
 from controller.core import commands as _commands
 from controller.core import events as _events
@@ -34,11 +35,9 @@ _KINDS: dict[str, type] = {
 _ADAPTERS: dict[str, TypeAdapter[Any]] = {name: TypeAdapter(kind) for name, kind in _KINDS.items()}
 
 
-def encode(value: Event | Command) -> dict[str, Any]:
-    """A JSON-ready object: the fields and the type's name."""
-    kind = type(value).__name__
-    fields = _ADAPTERS[kind].dump_python(value, mode="json")
-    return {"type": kind, **fields}
+def encode(value: Event | Command) -> bytes:
+    """A JSON object: the type's name and the fields."""
+    return b'{"type":"%b",%b' % (type(value).__name__.encode(), to_json(value)[1:])
 
 
 def decode(line: dict[str, Any]) -> Event | Command:
@@ -60,22 +59,26 @@ class Journal:
 
     def record(self, event: Event, commands: Sequence[Command], unix: float | None = None) -> None:
         """``unix``: the wall clock, if not that of this machine."""
-        line = {
-            "at": event.at,
-            "unix": round(time.time() if unix is None else unix, 3),
-            "event": encode(event),
-            "commands": [encode(command) for command in commands],
-        }
-        self._out.write(json.dumps(line, separators=(",", ":")) + "\n")
-        if self._out.tell() >= self._max_bytes:
+        ordered = b",".join([encode(command) for command in commands])
+        line = b'{"at":%r,"unix":%.3f,"event":%b,"commands":[%b]}\n' % (
+            event.at,
+            time.time() if unix is None else unix,
+            encode(event),
+            ordered,
+        )
+        self._out.write(line)
+        self._size_bytes += len(line)
+        if self._size_bytes >= self._max_bytes:
             self._rotate()
 
     def close(self) -> None:
         self._out.close()
 
-    def _open(self) -> TextIOWrapper:
+    def _open(self) -> FileIO:
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        return self._path.open("a", buffering=1, encoding="utf-8")
+        out = self._path.open("ab", buffering=0)
+        self._size_bytes = out.tell()
+        return out
 
     def _rotate(self) -> None:
         self._out.close()

@@ -29,6 +29,11 @@ class Pool(Protocol):
 
     async def nodes(self) -> list[NodeFound]: ...
 
+    def watch_nodes(self) -> AsyncIterator[list[NodeFound]]:
+        """The nodes that are there: at once, and whenever one has joined or left. Whatever ran
+        on a node that left is gone. Ends where nodes cannot change."""
+        ...
+
     async def discover(self) -> list[EngineSeen]: ...
 
     async def start(
@@ -219,7 +224,10 @@ class FleetControl(Protocol):
         """One entry of fleet.yaml's ``models``. Raises InvalidModel."""
         ...
 
-    def remove_model(self, model: str) -> str: ...
+    def remove_model(self, model: str) -> str:
+        """It is refused and not shown from here on; the operation ends when its engines are
+        gone, which waits for the responses that run."""
+        ...
 
     def operation(self, operation: str) -> OperationView: ...
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from ipaddress import ip_address
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -12,6 +11,7 @@ from pydantic import ValidationError
 from controller.config_errors import ConfigError, Problem, from_pydantic
 from controller.config_schema import KeySection, ServerSection
 from controller.keyring import ApiKey
+from controller.loopback import is_loopback
 from controller.yaml_file import parse_yaml, read_yaml
 
 MIB = 1 << 20
@@ -33,17 +33,10 @@ def under(base: Path, path: str) -> Path:
 
 def serve_as(section: ServerSection, base: Path, environ: Mapping[str, str]) -> ServerSettings:
     keys = _keys(section, base, environ)
-    if not keys and not _is_loopback(section.host):
+    if not keys and not is_loopback(section.host):
         reason = f"without keys only loopback is bound, not {section.host}; see `torpor keys new`"
         raise ConfigError([Problem("server.host", reason)])
     return ServerSettings(section.host, section.port, int(section.max_body_mib * MIB), keys)
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _keys(section: ServerSection, base: Path, environ: Mapping[str, str]) -> tuple[ApiKey, ...]:

@@ -78,6 +78,8 @@ class Settings:
     """What a model that is added at run time is read against."""
     source: Path | None
     """The file; None: put together from the command line."""
+    announces_json: bool = False
+    """``torpor serve --json``: what it tells is for a program."""
 
     def to_json(self) -> str:
         """For another process of the same run; key hashes are in it, keys are not."""

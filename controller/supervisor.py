@@ -19,20 +19,21 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 
 import psutil
 from rich.console import Console
 
+from controller.announcer import announce
 from controller.settings import Settings
 from workers.ray_head import RayHead
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
-_GIVE_UP = 2
-"""The controller's exit code for "I cannot run like this": not restarted."""
+CANNOT_RUN = 2
+"""The controller's exit code for "I cannot run like this" (its port is taken): not restarted."""
 _QUICK_S = 20.0
 _QUICK_DEATHS = 5
 """So many controllers in a row that lived less than _QUICK_S, and the supervisor gives up."""
@@ -71,7 +72,7 @@ def _run(settings: Settings, run_dir: Path, stop: _Stop) -> int:
     try:
         address = settings.ray.address
         if address is None:
-            console.print("torpor: starting Ray")
+            _tell(settings, "starting", "starting Ray")
             head = RayHead(run_dir / "ray", object_store_mib=settings.ray.object_store_mib)
             address = head.start()
         environment = {} if head is None else head.environment
@@ -79,11 +80,11 @@ def _run(settings: Settings, run_dir: Path, stop: _Stop) -> int:
     except KeyboardInterrupt:
         return 130
     except RuntimeError as error:
-        console.print(f"torpor: {error}")
+        _tell(settings, "failed", str(error))
         return 1
     finally:
         stop.child = None
-        console.print("torpor: stopping the engines and Ray")
+        _tell(settings, "stopping", "stopping the engines and Ray")
         if head is not None:
             head.stop()
 
@@ -101,13 +102,24 @@ def _keep_controller(
         code = child.wait()
         if stop.signalled:
             return 0
-        if code == _GIVE_UP:
+        if code == CANNOT_RUN:
             return 1
         quick_deaths = quick_deaths + 1 if time.monotonic() - began < _QUICK_S else 1
         if quick_deaths >= _QUICK_DEATHS:
-            console.print(f"torpor: the controller died {quick_deaths} times in a row; giving up")
+            reason = f"the controller died {quick_deaths} times in a row; giving up"
+            _tell(settings, "failed", reason)
             return 1
-        console.print(f"torpor: the controller ended with {code}; starting it again")
+        reason = f"the controller ended with {code}; starting it again"
+        _tell(settings, "restarting", reason)
+
+
+def _tell(settings: Settings, event: str, what: str) -> None:
+    """A reader of stdout who has gone stops nothing."""
+    if not settings.announces_json:
+        console.print(f"torpor: {what}")
+        return
+    with suppress(BrokenPipeError):
+        announce(event, what=what)
 
 
 def _start_controller(

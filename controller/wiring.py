@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import uvicorn
 from starlette.types import ASGIApp
 
-from controller.announcer import Announcer
+from controller.announcer import Announcer, JsonAnnouncer
 from controller.api.app import ApiSettings, create_app
 from controller.api.routes import InferenceLimits
 from controller.core.commands import Command
@@ -21,7 +21,7 @@ from controller.drivers.leases import LiveLeases
 from controller.drivers.live import LiveDriver
 from controller.journal import Journal
 from controller.metrics import Metrics
-from controller.ports import InvalidModel
+from controller.ports import InvalidModel, Pool
 from controller.settings import ConfigError, Settings, read_model
 from workers.capacity import MemoryPolicy
 from workers.engine import EngineSpec, Report
@@ -56,6 +56,7 @@ def build(settings: Settings, ray_address: str) -> Controller:
     pool = RayPool(
         ray_address,
         state_dir=settings.state_dir,
+        log_dir=settings.log_dir,
         limits=OrderLimits(
             start_s=settings.timeouts.start_s,
             sleep_s=settings.timeouts.sleep_s,
@@ -64,13 +65,19 @@ def build(settings: Settings, ray_address: str) -> Controller:
         ),
         memory=MemoryPolicy(share=1.0),
     )
+    return assemble(settings, pool)
+
+
+def assemble(settings: Settings, pool: Pool) -> Controller:
+    """A controller of the engines of any pool."""
     fleet = Fleet(settings.policy)
     driver = LiveDriver(fleet, pool, settings.models, settings.memory.limit)
     metrics = Metrics()
     journal = Journal(
         settings.state_dir / "journal.jsonl", settings.journal.max_bytes, settings.journal.files
     )
-    announcer = Announcer(settings.server.host, settings.server.port)
+    announcing = JsonAnnouncer if settings.announces_json else Announcer
+    announcer = announcing(settings.server.host, settings.server.port)
     driver.observers += [_Journalist(journal), metrics, announcer]
     control = LiveControl(driver, lambda entry: _read_model(entry, settings))
 

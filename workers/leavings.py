@@ -18,9 +18,11 @@ def socket_directory() -> Path:
 
 
 def sweep(directory: Path | None = None) -> list[Path]:
-    """Remove the directories of processes that are gone; for whoever buries engines."""
+    """Remove the directories of processes that are gone, from a directory of temporary files and
+    from those below it, which engines have as theirs; for whoever buries engines."""
     swept = []
-    for leaving in (directory or Path(tempfile.gettempdir())).glob(f"{_PREFIX}*"):
+    within = directory or Path(tempfile.gettempdir())
+    for leaving in (*within.glob(f"{_PREFIX}*"), *within.glob(f"*/{_PREFIX}*")):
         pid = leaving.name.removeprefix(_PREFIX).partition("-")[0]
         if pid.isdigit() and not psutil.pid_exists(int(pid)):
             shutil.rmtree(leaving, ignore_errors=True)

@@ -52,6 +52,9 @@ class LocalPool:
     async def nodes(self) -> list[NodeFound]:
         return self._nodes
 
+    async def watch_nodes(self) -> AsyncIterator[list[NodeFound]]:
+        yield self._nodes
+
     async def discover(self) -> list[EngineSeen]:
         """Engines that had not finished starting, or whose order went wrong, are stopped."""
         for replica, running in list(self._running.items()):

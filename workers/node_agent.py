@@ -2,7 +2,8 @@
 
 A process's end makes its pidfd readable, so a death is known at once, whoever killed it. When
 one of an engine's processes dies the others are killed too: what is left of an engine serves
-nobody, and its device memory is wanted. The rest (shared memory, sockets) goes with ``bury``.
+nobody, and its device memory is wanted. The rest (shared memory, sockets) goes with ``bury``;
+what was left by engines that nobody buried goes when an agent starts, and with the next burial.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from functools import partial
 from hashlib import sha256
 from pathlib import Path
 
-from workers import processes
+from workers import leavings, processes
 from workers.capacity import MemoryPolicy, devices_and_host
 from workers.pool_values import EngineDied, NodeFound
 
@@ -44,6 +45,7 @@ class NodeAgent:
         self._dead: list[EngineDied] = []
         self._forgotten = 0
         self._news = asyncio.Event()
+        leavings.sweep()
 
     async def ping(self) -> int:
         return os.getpid()
@@ -84,6 +86,7 @@ class NodeAgent:
         known = ward.segments if ward is not None else set()
         left = await asyncio.to_thread(processes.bury, mark, known)
         await asyncio.to_thread(processes.remove_tree, _directory(mark))
+        await asyncio.to_thread(leavings.sweep)
         return left
 
     async def marks(self) -> list[str]:

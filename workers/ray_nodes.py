@@ -1,8 +1,13 @@
-"""The nodes of a Ray cluster, each with our agent on it."""
+"""The nodes of a Ray cluster, each with our agent on it.
+
+A node bears the name that Ray has for it, with a piece of its id where another has the same. It
+keeps that name for as long as it lives.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -19,8 +24,12 @@ from workers.node_agent import NodeAgent
 from workers.pool_values import EngineDied, NodeFound
 from workers.ray_orders import answer, python_path
 
+log = logging.getLogger(__name__)
+
 _AGENT = "agent:"
 _BURY_S = 60.0
+_JOIN_S = 60.0
+"""A node whose agent does not answer by then is tried again later."""
 
 
 @dataclass(slots=True)
@@ -29,6 +38,8 @@ class Node:
     id: str
     """Ray's."""
     agent: Any
+    found: NodeFound | None = None
+    """What the agent measured; None until the node has joined."""
     told: int = 0
     """How many of the agent's deaths are known."""
     wards: dict[str, tuple[str, int, list[int]]] = field(default_factory=dict)
@@ -55,26 +66,25 @@ class RayNodes:
             raise EngineGone(f"there is no node {name}")
         return self._nodes[name]
 
-    async def refresh(self) -> list[Node]:
-        """The living nodes, each with an agent. Returns those that were not known."""
-        self._fleet = f"{self._namespace}@{ray.get_runtime_context().gcs_address}"
-        rows = [row for row in await asyncio.to_thread(ray.nodes) if row["Alive"]]
-        names = [row["NodeName"] for row in rows]
-        alive: dict[str, str] = {}
-        for row in rows:
-            name, node_id = row["NodeName"], row["NodeID"]
-            alive[name if names.count(name) == 1 else f"{name}-{node_id[:8]}"] = node_id
-        self._nodes = {n: node for n, node in self._nodes.items() if alive.get(n) == node.id}
-        found = [Node(n, node_id, None) for n, node_id in alive.items() if n not in self._nodes]
-        for node in found:
-            await self._attach(node)
-            self._nodes[node.name] = node
-        return found
+    async def refresh(self, known: Collection[tuple[str, int]] | None = None) -> list[Node]:
+        """Forget the nodes that are gone, let those join that are not known, and return these.
 
-    async def measure(self) -> list[NodeFound]:
-        nodes = list(self._nodes.values())
-        asked = (answer(node.agent.measure.remote(node.name, self._memory)) for node in nodes)
-        return list(await asyncio.gather(*asked))
+        ``known``: on a node that joins, engines of this fleet that are not among them are buried;
+        None: whatever runs there is left alone. Another node by the name of one that has just
+        been forgotten joins at the next call, so that both are noticed.
+        """
+        self._fleet = f"{self._namespace}@{ray.get_runtime_context().gcs_address}"
+        names = await self._alive()
+        gone = {node.name for node in self._nodes.values() if node.id not in names}
+        self._nodes = {name: node for name, node in self._nodes.items() if name not in gone}
+        here = {node.id for node in self._nodes.values()}
+        fresh = [Node(name, id_, None) for id_, name in names.items() if id_ not in here]
+        coming = [node for node in fresh if node.name not in gone]
+        joined = await asyncio.gather(*(self._joins(node, known) for node in coming))
+        return [node for node, has_joined in zip(coming, joined, strict=True) if has_joined]
+
+    def found(self) -> list[NodeFound]:
+        return [node.found for node in self._nodes.values() if node.found is not None]
 
     async def watch(self, node: Node, replica: str, incarnation: int, pids: list[int]) -> None:
         mark = self.mark(replica, incarnation)
@@ -96,13 +106,10 @@ class RayNodes:
         nodes = [node for node in self._nodes.values() if name in (None, node.name)]
         await asyncio.gather(*(self._bury(node, self.mark(replica, incarnation)) for node in nodes))
 
-    async def bury_all_but(self, kept: Collection[tuple[str, int]]) -> None:
+    async def bury_all_but(self, known: Collection[tuple[str, int]]) -> None:
         """Processes of engines that nobody knows of any more."""
-        marks = {self.mark(*engine) for engine in kept}
         for node in list(self._nodes.values()):
-            for mark in await answer(node.agent.marks.remote()):
-                if mark not in marks:
-                    await self._bury(node, mark)
+            await self._bury_strangers(node, known)
 
     async def actors(self) -> list[str]:
         return list(await asyncio.to_thread(ray.util.list_named_actors))
@@ -123,6 +130,27 @@ class RayNodes:
     def forget(self) -> None:
         """Handles of actors are worthless once Ray is let go of."""
         self._nodes.clear()
+
+    async def _joins(self, node: Node, known: Collection[tuple[str, int]] | None) -> bool:
+        try:
+            async with asyncio.timeout(_JOIN_S):
+                await self._attach(node)
+                if known is not None:
+                    await self._bury_strangers(node, known)
+                node.found = await answer(node.agent.measure.remote(node.name, self._memory))
+        except (EngineError, RayError, TimeoutError) as error:
+            log.warning("node %s cannot join: %r", node.name, error)
+            return False
+        self._nodes[node.name] = node
+        return True
+
+    async def _bury_strangers(self, node: Node, known: Collection[tuple[str, int]]) -> None:
+        """``known`` may grow while the agent is asked; it comes before its engine does."""
+        marks: list[str] = await answer(node.agent.marks.remote())
+        ours = {self.mark(*engine) for engine in known}
+        for mark in marks:
+            if mark not in ours:
+                await self._bury(node, mark)
 
     async def _bury(self, node: Node, mark: str) -> None:
         node.wards.pop(mark, None)
@@ -154,8 +182,20 @@ class RayNodes:
             await self.watch(node, replica, incarnation, pids)
 
     async def _is_alive(self, node: Node) -> bool:
-        rows = await asyncio.to_thread(ray.nodes)
-        return any(row["NodeID"] == node.id and row["Alive"] for row in rows)
+        return node.id in await self._alive()
+
+    async def _alive(self) -> dict[str, str]:
+        """Names by Ray's id."""
+        rows = [row for row in await asyncio.to_thread(ray.nodes) if row["Alive"]]
+        names = [row["NodeName"] for row in rows]
+        fresh = {
+            row["NodeID"]: row["NodeName"]
+            if names.count(row["NodeName"]) == 1
+            else f"{row['NodeName']}-{row['NodeID'][:8]}"
+            for row in rows
+        }
+        known = {node.id: node.name for node in self._nodes.values()}
+        return fresh | {id_: name for id_, name in known.items() if id_ in fresh}
 
     async def _attach(self, node: Node) -> None:
         """To the node's agent, which is started where there is none."""

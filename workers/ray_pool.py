@@ -8,7 +8,7 @@ the end of a process within milliseconds, and Ray sees the end of the actor or o
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Collection, Coroutine
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -34,21 +34,26 @@ from workers.register import Register
 
 
 class RayPool:
-    """``state_dir`` holds logs and canaries, on each node; ``environment`` is what Ray needs to
-    join (``RayHead.environment``) and is put into this process's environment by ``open``."""
+    """``state_dir`` holds canaries, and logs unless ``log_dir`` does, on each node;
+    ``environment`` is what Ray needs to join (``RayHead.environment``) and is put into this
+    process's environment by ``open``; every ``look_s`` seconds Ray is asked for its nodes."""
 
     def __init__(
         self,
         address: str,
         *,
         state_dir: Path,
+        log_dir: Path | None = None,
         environment: dict[str, str] | None = None,
         namespace: str = "torpor",
         limits: OrderLimits | None = None,
         memory: MemoryPolicy | None = None,
+        look_s: float = 2.0,
     ) -> None:
         self._address = address
         self._state_dir = state_dir
+        self._log_dir = log_dir or state_dir / "logs"
+        self._look_s = look_s
         self._environment = environment or {}
         self._namespace = namespace
         self._limits = limits or OrderLimits()
@@ -62,8 +67,7 @@ class RayPool:
     async def open(self) -> None:
         self._register = Register()
         await asyncio.to_thread(join, self._address, self._namespace, self._environment)
-        for node in await self._nodes.refresh():
-            self._spawn(self._listen(node))
+        await self._look()
 
     async def close(self) -> None:
         for task in list(self._tasks):
@@ -87,9 +91,19 @@ class RayPool:
         await self._nodes.shut_down()
 
     async def nodes(self) -> list[NodeFound]:
-        for node in await self._nodes.refresh():
-            self._spawn(self._listen(node))
-        return await self._nodes.measure()
+        await self._look()
+        return self._nodes.found()
+
+    async def watch_nodes(self) -> AsyncIterator[list[NodeFound]]:
+        """Ray tells nobody: it is asked every ``look_s``."""
+        told = self._nodes.found()
+        yield told
+        while True:
+            await asyncio.sleep(self._look_s)
+            await self._look(self._places.keys())
+            if (found := self._nodes.found()) != told:
+                told = found
+                yield told
 
     async def discover(self) -> list[EngineSeen]:
         """What cannot be adopted is buried: starting, out of reach, or an order went wrong."""
@@ -200,10 +214,18 @@ class RayPool:
                 for died in await self._nodes.deaths(node):
                     self._register.died(died.replica, died.incarnation, died.reason)
 
+    async def _look(self, known: Collection[tuple[str, int]] | None = None) -> None:
+        for node in await self._nodes.refresh(known):
+            self._spawn(self._listen(node))
+        for engine, name in list(self._places.items()):
+            if name not in self._nodes.names:
+                del self._places[engine]
+                self._actors.pop(engine, None)
+
     def _place(
         self, replica: str, incarnation: int, spec: EngineSpec, node: str, devices: tuple[str, ...]
     ) -> Place:
-        log_path = self._state_dir / "logs" / f"{slug(replica)}.log"
+        log_path = self._log_dir / f"{slug(replica)}.log"
         canary_path = self._state_dir / "canaries" / f"{slug(spec.model)}.json"
         return Place(replica, incarnation, node, devices, str(log_path), str(canary_path))
 

@@ -27,6 +27,7 @@ from controller.api.fleet import fleet_routes
 from controller.api.openai import Asked, Inference
 from controller.api.reply import Reply
 from controller.api.routes import ROUTES, InferenceLimits
+from controller.api.schema import name_inference_routes
 from controller.api.status import status_routes, torpor_version
 from controller.api.upstream import Upstream, UpstreamLimits
 from controller.keyring import ApiKey
@@ -100,6 +101,7 @@ def create_app(
         fastapi.add_exception_handler(kind, _error_answer)
     fastapi.include_router(status_routes(control, metrics))
     fastapi.include_router(fleet_routes(control, settings.operation_wait_s))
+    name_inference_routes(fastapi)
     inference = Inference(settings.inference, leases, upstream, metrics)
     return _Gateway(settings, fastapi, inference, known)
 

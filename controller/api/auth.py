@@ -8,16 +8,15 @@ and no two alike, and a slow hash would only tax every request.
 ``/metrics`` takes any key: its figures are by model and never by tenant, and a scraper should not
 have to hold a key that can stop models.
 
-Without keys the server is reachable from loopback only (``may_bind``), but a browser on the same
-machine is on loopback too. A page from elsewhere must not reach the fleet through it: the Host
-header must name loopback (against DNS rebinding), and what changes anything must not come from a
-page of another origin (against cross-site requests).
+Without keys the server is reachable from loopback only (``server_settings`` sees to that), but a
+browser on the same machine is on loopback too. A page from elsewhere must not reach the fleet
+through it: the Host header must name loopback (against DNS rebinding), and what changes anything
+must not come from a page of another origin (against cross-site requests).
 """
 
 from __future__ import annotations
 
 import hmac
-import ipaddress
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
@@ -25,6 +24,7 @@ from urllib.parse import urlsplit
 
 from controller.api.errors import ApiError
 from controller.keyring import ApiKey
+from controller.loopback import is_loopback
 
 _READING = frozenset({"GET", "HEAD", "OPTIONS"})
 
@@ -43,21 +43,6 @@ class Caller:
 
 _AT_THIS_MACHINE = Caller("loopback", "", frozenset({"inference", "admin"}))
 _ANYBODY = Caller("", "", frozenset())
-
-
-def may_bind(keys: Sequence[ApiKey], host: str) -> bool:
-    """Without keys only an address that is reachable from this machine alone."""
-    return bool(keys) or is_loopback(host)
-
-
-def is_loopback(host: str) -> bool:
-    name = host.strip("[]").lower()
-    if name == "localhost" or name.endswith(".localhost"):
-        return True
-    try:
-        return ipaddress.ip_address(name).is_loopback
-    except ValueError:
-        return False
 
 
 def is_administrative(path: str) -> bool:

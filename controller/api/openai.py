@@ -20,11 +20,12 @@ from starlette.types import Receive, Send
 
 from controller.api.auth import Caller
 from controller.api.bodies import Call, ClientGone, parse_json, read_body
+from controller.api.connection import EngineBroken
 from controller.api.errors import ApiError, as_api_error
 from controller.api.forms import parse_form
 from controller.api.reply import Reply, Stage
 from controller.api.routes import InferenceLimits, Route, max_wait_s, passed_headers
-from controller.api.upstream import Answer, EngineBroken, Upstream
+from controller.api.upstream import Answer, Upstream
 from controller.api.waiting import ClientWatch, Heartbeat
 from controller.metrics import Metrics
 from controller.ports import Lease, Leases, Outlook
@@ -189,11 +190,12 @@ class _Exchange:
                 ttft_s = time.monotonic() - self._arrived
                 self._inference.metrics.first_byte(self.model, lease.state, ttft_s)
             if reply.stage is Stage.COMMENTS and not answer.is_sse:
-                return await reply.translate(answer.status, first + await answer.rest())
+                await reply.translate(answer.status, first + await answer.rest())
+                return
             await reply.begin(answer, first)
-            while first and (chunk := await answer.chunk()):
-                await reply.forward(chunk)
-            return await reply.end()
+            while not answer.is_over:
+                chunk = await answer.chunk()
+                await reply.forward(chunk, is_last=answer.is_over)
 
 
 def _check(answer: Answer, first: bytes) -> None:

@@ -80,16 +80,14 @@ class Reply:
         self.stage = Stage.FORWARDING
         self._is_sse = answer.is_sse
         if is_commented:
-            await self._body(self._figures + first)
+            first = self._figures + first
         else:
             await self._start(answer.status, answer.headers + self._own)
-            if first:
-                await self._body(first)
-        self._tail = first[-4:]
+        await self.forward(first, is_last=answer.is_over)
 
-    async def forward(self, chunk: bytes) -> None:
+    async def forward(self, chunk: bytes, is_last: bool = False) -> None:
         self._tail = chunk[-4:]
-        await self._body(chunk)
+        await self._body(chunk, is_last)
 
     async def translate(self, status: int, whole: bytes) -> None:
         """An engine's answer that is no stream, to a client that was already promised one."""
@@ -101,12 +99,7 @@ class Reply:
         self.stage = Stage.FORWARDING
         self.status = status
         line = json.dumps(said, separators=(",", ":")).encode()
-        await self._body(self._figures + event + b"data: " + line + b"\n\n")
-        return await self.end()
-
-    async def end(self) -> None:
-        self.stage = Stage.ENDED
-        await self._send({"type": "http.response.body", "body": b""})
+        return await self._body(self._figures + event + b"data: " + line + b"\n\n", is_last=True)
 
     async def fail(self, error: ApiError) -> None:
         """Say what went wrong in the way that is still open. Where none is, return without
@@ -116,13 +109,11 @@ class Reply:
                 await self._refuse(error)
             case Stage.COMMENTS:
                 self.status = error.status
-                await self._body(self._figures + error.event(self._dialect))
-                await self.end()
+                await self._body(self._figures + error.event(self._dialect), is_last=True)
             case Stage.FORWARDING:
                 self.status = error.status
                 if self._is_sse and self._tail.endswith(_EVENT_ENDS):
-                    await self._body(error.event(self._dialect))
-                    await self.end()
+                    await self._body(error.event(self._dialect), is_last=True)
             case Stage.ENDED:
                 pass
 
@@ -141,7 +132,10 @@ class Reply:
         self.status = status
         await self._send({"type": "http.response.start", "status": status, "headers": headers})
 
-    async def _body(self, chunk: bytes) -> None:
+    async def _body(self, chunk: bytes, is_last: bool = False) -> None:
+        """Ended is what the client has been given to its end, not what waits to be taken."""
         self.sending_since = asyncio.get_running_loop().time()
-        await self._send({"type": "http.response.body", "body": chunk, "more_body": True})
+        await self._send({"type": "http.response.body", "body": chunk, "more_body": not is_last})
         self.sending_since = None
+        if is_last:
+            self.stage = Stage.ENDED

@@ -12,14 +12,14 @@ from dataclasses import dataclass
 from controller.api.errors import ApiError, Dialect
 
 _LONGEST_WAIT_S = 86_400.0
-_HEADERS_PASSED = {
-    b"content-type": "Content-Type",
-    b"accept": "Accept",
-    b"traceparent": "traceparent",
-    b"tracestate": "tracestate",
-    b"anthropic-version": "anthropic-version",
-    b"anthropic-beta": "anthropic-beta",
-}
+_HEADERS_PASSED = (
+    b"content-type",
+    b"accept",
+    b"traceparent",
+    b"tracestate",
+    b"anthropic-version",
+    b"anthropic-beta",
+)
 """Of the client's headers; its keys are not among them."""
 
 
@@ -28,26 +28,35 @@ class Route:
     """An inference route: its path at the engine, and how it is spoken."""
 
     upstream: str
+    summary: str
     is_form: bool = False
     streams: bool = False
     dialect: Dialect = Dialect.OPENAI
 
 
 ROUTES: dict[str, Route] = {
-    "/v1/chat/completions": Route("/v1/chat/completions", streams=True),
-    "/v1/completions": Route("/v1/completions", streams=True),
-    "/v1/responses": Route("/v1/responses", streams=True),
-    "/v1/messages": Route("/v1/messages", streams=True, dialect=Dialect.ANTHROPIC),
-    "/v1/messages/count_tokens": Route("/v1/messages/count_tokens", dialect=Dialect.ANTHROPIC),
-    "/v1/embeddings": Route("/v1/embeddings"),
-    "/v1/rerank": Route("/v1/rerank"),
-    "/v1/score": Route("/v1/score"),
-    "/v1/classify": Route("/classify"),
-    "/pooling": Route("/pooling"),
-    "/tokenize": Route("/tokenize"),
-    "/detokenize": Route("/detokenize"),
-    "/v1/audio/transcriptions": Route("/v1/audio/transcriptions", is_form=True, streams=True),
-    "/v1/audio/translations": Route("/v1/audio/translations", is_form=True, streams=True),
+    "/v1/chat/completions": Route("/v1/chat/completions", "The next message", streams=True),
+    "/v1/completions": Route("/v1/completions", "Text that goes on", streams=True),
+    "/v1/responses": Route("/v1/responses", "A response (OpenAI's newer form)", streams=True),
+    "/v1/messages": Route(
+        "/v1/messages", "The next message (Anthropic)", streams=True, dialect=Dialect.ANTHROPIC
+    ),
+    "/v1/messages/count_tokens": Route(
+        "/v1/messages/count_tokens", "Tokens of messages (Anthropic)", dialect=Dialect.ANTHROPIC
+    ),
+    "/v1/embeddings": Route("/v1/embeddings", "Vectors of texts"),
+    "/v1/rerank": Route("/v1/rerank", "Documents in order of relevance"),
+    "/v1/score": Route("/v1/score", "Scores of pairs of texts"),
+    "/v1/classify": Route("/classify", "Classes of texts"),
+    "/pooling": Route("/pooling", "What a pooling model gives"),
+    "/tokenize": Route("/tokenize", "Text or messages to tokens"),
+    "/detokenize": Route("/detokenize", "Tokens to text"),
+    "/v1/audio/transcriptions": Route(
+        "/v1/audio/transcriptions", "Speech to text", is_form=True, streams=True
+    ),
+    "/v1/audio/translations": Route(
+        "/v1/audio/translations", "Speech to English text", is_form=True, streams=True
+    ),
 }
 """vLLM 0.32 has classification at ``/classify`` only."""
 
@@ -67,13 +76,11 @@ class InferenceLimits:
     """A client that takes nothing of its answer for so long is cut off."""
 
 
-def passed_headers(headers: Mapping[bytes, bytes], request_id: str) -> dict[str, str]:
-    """What an engine is told of the client's headers."""
-    passed = {"X-Request-Id": request_id}
-    for name, raw in headers.items():
-        if (shown := _HEADERS_PASSED.get(name)) is not None:
-            passed[shown] = raw.decode("latin-1")
-    return passed
+def passed_headers(headers: Mapping[bytes, bytes], request_id: str) -> bytes:
+    """What an engine is told of the client's headers, as it goes over the wire."""
+    lines = [b"X-Request-Id: %b\r\n" % request_id.encode()]
+    lines += [b"%b: %b\r\n" % (name, headers[name]) for name in _HEADERS_PASSED if name in headers]
+    return b"".join(lines)
 
 
 def max_wait_s(headers: Mapping[bytes, bytes]) -> float | None:

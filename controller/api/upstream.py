@@ -1,20 +1,24 @@
-"""The HTTP client to engines: one connection pool, bodies as bytes, streamed.
+"""The HTTP client to engines: a pool of connections for each, bodies as bytes, streamed.
 
 Everything that can go wrong with an engine becomes EngineBroken here and nowhere else.
+
+Engines close connections that nothing was asked on for 5 s (vLLM's uvicorn). They are kept for
+less, but that race can still be lost: a reused connection that closes at once and without a byte
+was closing before it was asked. The request is asked again, once, on a fresh one. A connection
+that closes later has been worked on: that is a broken engine.
 """
 
 from __future__ import annotations
 
-import io
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from types import TracebackType
 from typing import Self
 
-import aiohttp
-from yarl import URL
-
+from controller.api.connection import EngineBroken, EngineConnection
 from workers.engine import Endpoint
 
 _HOP_BY_HOP = frozenset(
@@ -34,18 +38,13 @@ _HOP_BY_HOP = frozenset(
 )
 """Not the engine's to say; the last two are ours."""
 _KEPT_ALIVE_S = 3.0
-"""Below the 5 s after which vLLM's uvicorn closes: the race is lost by neither."""
-_LARGE_BODY_BYTES = 1 << 20
-"""From here on aiohttp wants a file instead of bytes."""
+_LOST_RACE_S = 1.0
+"""A connection that closes within so long of being asked lost the race; one that took longer
+was worked on."""
+_LOOK_S = 1.0
+"""Silent and idle connections are looked for at this interval, or oftener."""
 
-
-class EngineBroken(Exception):
-    """The engine did not answer as an engine would; ``is_silent``: it said nothing for too long."""
-
-    def __init__(self, reason: str, is_silent: bool = False) -> None:
-        super().__init__(reason)
-        self.reason = reason
-        self.is_silent = is_silent
+Place = tuple[str, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,22 +57,23 @@ class UpstreamLimits:
 class Answer:
     """An engine's answer, its head already here."""
 
-    def __init__(self, response: aiohttp.ClientResponse) -> None:
-        self._response = response
-        self.status = response.status
-        self.is_sse = response.content_type == "text/event-stream"
-        self.headers = [
-            (name.lower(), text)
-            for name, text in response.raw_headers
-            if name.lower() not in _HOP_BY_HOP
-        ]
+    def __init__(self, connection: EngineConnection) -> None:
+        self._connection = connection
+        self.status = connection.status
+        self.headers = [pair for pair in connection.headers if pair[0] not in _HOP_BY_HOP]
+        self.is_sse = any(
+            name == b"content-type" and value.startswith(b"text/event-stream")
+            for name, value in self.headers
+        )
+
+    @property
+    def is_over(self) -> bool:
+        """Known to be at its end; where this is False the next chunk may still be none."""
+        return self._connection.is_whole and not self._connection.has_body
 
     async def chunk(self) -> bytes:
         """The next bytes, as many as are here; none at the end."""
-        try:
-            return await self._response.content.readany()
-        except (aiohttp.ClientError, OSError, TimeoutError) as error:
-            raise _broken(error) from error
+        return await self._connection.chunk()
 
     async def rest(self) -> bytes:
         chunks = []
@@ -86,20 +86,15 @@ class Upstream:
     """Connections to every engine; open while its context is."""
 
     def __init__(self, limits: UpstreamLimits) -> None:
-        self._timeout = aiohttp.ClientTimeout(
-            total=None, sock_connect=limits.connect_s, sock_read=limits.silence_s
-        )
-        self._session: aiohttp.ClientSession | None = None
-        self._urls: dict[tuple[str, int, str], URL] = {}
+        self._limits = limits
+        self._look_s = min(_LOOK_S, limits.silence_s / 2)
+        self._idle: dict[Place, list[EngineConnection]] = {}
+        """Those that were used last stand last."""
+        self._busy: set[EngineConnection] = set()
+        self._timer: asyncio.TimerHandle | None = None
 
     async def __aenter__(self) -> Self:
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEPT_ALIVE_S),
-            cookie_jar=aiohttp.DummyCookieJar(),
-            auto_decompress=False,
-            timeout=self._timeout,
-            skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding", "Content-Type"),
-        )
+        self._look()
         return self
 
     async def __aexit__(
@@ -108,44 +103,98 @@ class Upstream:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        assert self._session is not None
-        await self._session.close()
+        assert self._timer is not None
+        self._timer.cancel()
+        self._timer = None
+        for connection in [*self._busy, *(one for kept in self._idle.values() for one in kept)]:
+            connection.abort()
 
     @asynccontextmanager
     async def post(
-        self, endpoint: Endpoint, path: str, body: bytes, headers: dict[str, str]
+        self, endpoint: Endpoint, path: str, body: bytes, headers: bytes
     ) -> AsyncIterator[Answer]:
-        """Leaving the context before the end of the body aborts the engine's work."""
-        assert self._session is not None, "the API's lifespan has not begun"
-        sent = {**headers, "Authorization": f"Bearer {endpoint.key}"}
-        large = len(body) >= _LARGE_BODY_BYTES
-        if large:
-            sent["Content-Length"] = str(len(body))
+        """``headers``: as they go over the wire. Leaving the context before the end of the body
+        aborts the engine's work."""
+        assert self._timer is not None, "the API's lifespan has not begun"
+        place = (endpoint.host, endpoint.port)
+        head = b"%b%bContent-Length: %d\r\n\r\n" % (
+            _first_lines(endpoint, path),
+            headers,
+            len(body),
+        )
+        connection = await self._answering(place, head, body)
         try:
-            response = await self._session.post(
-                self._url(endpoint, path),
-                data=io.BytesIO(body) if large else body,
-                headers=sent,
-                allow_redirects=False,
-            )
-        except (aiohttp.ClientError, OSError, TimeoutError) as error:
-            raise _broken(error) from error
-        try:
-            yield Answer(response)
+            yield Answer(connection)
         finally:
-            response.close()
+            self._let_go(place, connection)
 
-    def _url(self, endpoint: Endpoint, path: str) -> URL:
-        place = (endpoint.host, endpoint.port, path)
-        url = self._urls.get(place)
-        if url is None:
-            if len(self._urls) > 10_000:
-                self._urls.clear()
-            url = URL.build(scheme="http", host=endpoint.host, port=endpoint.port, path=path)
-            self._urls[place] = url
-        return url
+    async def _answering(self, place: Place, head: bytes, body: bytes) -> EngineConnection:
+        """A connection on which the head of the answer has come."""
+        connection = self._kept(place)
+        if connection is not None:
+            try:
+                return await self._asked(place, connection, head, body)
+            except EngineBroken:
+                lasted_s = asyncio.get_running_loop().time() - connection.since
+                if connection.has_begun or lasted_s > _LOST_RACE_S:
+                    raise
+        return await self._asked(place, await self._fresh(place), head, body)
+
+    async def _asked(
+        self, place: Place, connection: EngineConnection, head: bytes, body: bytes
+    ) -> EngineConnection:
+        self._busy.add(connection)
+        try:
+            await connection.send(head, body)
+            await connection.head()
+        except BaseException:
+            self._let_go(place, connection)
+            raise
+        return connection
+
+    def _kept(self, place: Place) -> EngineConnection | None:
+        kept = self._idle.get(place)
+        while kept:
+            connection = kept.pop()
+            if not connection.is_closed:
+                return connection
+        return None
+
+    async def _fresh(self, place: Place) -> EngineConnection:
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(self._limits.connect_s):
+                _, connection = await loop.create_connection(
+                    lambda: EngineConnection(self._busy.discard), *place
+                )
+        except (OSError, TimeoutError) as error:
+            raise EngineBroken(f"{type(error).__name__}: {error}") from error
+        return connection
+
+    def _let_go(self, place: Place, connection: EngineConnection) -> None:
+        self._busy.discard(connection)
+        if connection.release() and self._timer is not None:
+            self._idle.setdefault(place, []).append(connection)
+
+    def _look(self) -> None:
+        loop = asyncio.get_running_loop()
+        for connection in list(self._busy):
+            connection.look(self._limits.silence_s)
+        stale = loop.time() - _KEPT_ALIVE_S
+        for place, kept in list(self._idle.items()):
+            for connection in kept:
+                if connection.since <= stale:
+                    connection.abort()
+            kept[:] = [one for one in kept if one.since > stale and not one.is_closed]
+            if not kept:
+                del self._idle[place]
+        self._timer = loop.call_later(self._look_s, self._look)
 
 
-def _broken(error: Exception) -> EngineBroken:
-    is_silent = isinstance(error, aiohttp.SocketTimeoutError)
-    return EngineBroken(f"{type(error).__name__}: {error}", is_silent)
+@lru_cache(maxsize=4096)
+def _first_lines(endpoint: Endpoint, path: str) -> bytes:
+    host = f"[{endpoint.host}]" if ":" in endpoint.host else endpoint.host
+    return (
+        f"POST {path} HTTP/1.1\r\nHost: {host}:{endpoint.port}\r\n"
+        f"Authorization: Bearer {endpoint.key}\r\n"
+    ).encode("latin-1")

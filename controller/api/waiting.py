@@ -15,6 +15,8 @@ from controller.ports import Outlook, UnknownModel
 
 log = logging.getLogger("torpor.api")
 
+_BRIEF_S = 0.02
+
 
 class Heartbeat:
     """Comments to a waiting stream: the first after ``every_s``, then at that interval.
@@ -65,6 +67,9 @@ class ClientWatch:
     A client that takes nothing of what is sent for ``stall_s`` (seen within twice that) has left
     as well: it would hold its lease for ever. ``is_gone`` tells. After the response has ended the
     server reports a disconnect too; leaving no longer matters then.
+
+    An answer that is done within _BRIEF_S costs a timer and no task; whoever leaves in so short a
+    time is noticed after it.
     """
 
     def __init__(self, receive: Receive, reply: Reply, stall_s: float) -> None:
@@ -77,9 +82,9 @@ class ClientWatch:
         task = asyncio.current_task()
         assert task is not None
         self._task = task
+        self._watcher: asyncio.Task[None] | None = None
         loop = asyncio.get_running_loop()
-        self._watcher = loop.create_task(self._watch())
-        self._timer = loop.call_later(self._stall_s, self._look)
+        self._timer = loop.call_later(min(_BRIEF_S, self._stall_s), self._begin)
         return self
 
     async def __aexit__(
@@ -88,12 +93,18 @@ class ClientWatch:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> bool:
-        self._watcher.cancel()
         self._timer.cancel()
+        if self._watcher is not None:
+            self._watcher.cancel()
         if not self.is_gone:
             return False
         self._task.uncancel()
         return kind is not None and issubclass(kind, asyncio.CancelledError)
+
+    def _begin(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._watcher = loop.create_task(self._watch())
+        self._timer = loop.call_later(self._stall_s, self._look)
 
     async def _watch(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":

@@ -51,6 +51,7 @@ class LiveControl:
         self._operations = Operations()
         self._stream = EventStream(first_id=int(time.time() * 1000))
         self._created: dict[ModelName, int] = {}
+        self._removing: dict[OperationId, ModelName] = {}
         driver.observers.append(self)
 
     # Observer
@@ -69,10 +70,11 @@ class LiveControl:
             )
         for command in commands:
             if isinstance(command, FinishOperation):
-                self._operations.finish(command.operation, command.error, event.at)
-                self._stream.publish(
-                    "operation", {"operation": command.operation, "error": command.error}
-                )
+                self._finish(command.operation, command.error, event.at)
+        for operation, model in list(self._removing.items()):
+            if model not in fleet.models:
+                del self._removing[operation]
+                self._finish(operation, "", event.at)
 
     def reported(self, model: str, order: str, depth: Depth, report: Report) -> None:
         self._operations.note_phases(model, order, report.phases_s)
@@ -142,19 +144,20 @@ class LiveControl:
         spec, engine = self._read_model(entry)
         known = self._driver.fleet.models.get(spec.name)
         if known is not None:
-            raise InvalidModel(f"name: {spec.name!r} is the name of a model already")
+            how = "that is being removed" if known.is_removed else "already"
+            raise InvalidModel(f"name: {spec.name!r} is the name of a model {how}")
         self._driver.engines[spec.name] = engine
         self._created[spec.name] = int(time.time())
         operation = self._begin("add", spec.name)
         self._driver.feed(ModelAdded(self._driver.now(), spec))
-        self._operations.finish(operation, "", self._driver.now())
+        self._finish(operation, "", self._driver.now())
         return operation
 
     def remove_model(self, model: str) -> str:
         name = self._record(model).spec.name
         operation = self._begin("remove", name)
+        self._removing[operation] = name
         self._driver.feed(ModelRemoved(self._driver.now(), name))
-        self._operations.finish(operation, "", self._driver.now())
         return operation
 
     def operation(self, operation: str) -> OperationView:
@@ -179,6 +182,10 @@ class LiveControl:
 
     def _begin(self, kind: str, *models: ModelName) -> OperationId:
         return OperationId(self._operations.begin(kind, models, self._driver.now()))
+
+    def _finish(self, operation: OperationId, error: str, at: float) -> None:
+        self._operations.finish(operation, error, at)
+        self._stream.publish("operation", {"operation": operation, "error": error})
 
     def _demote(self, kind: str, model: str, depth: Depth) -> str:
         name = self._record(model).spec.name

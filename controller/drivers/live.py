@@ -35,6 +35,7 @@ from controller.core.events import (
     Event,
     ModelAdded,
     NodeJoined,
+    NodeLost,
     TimePassed,
 )
 from controller.core.fleet import Fleet
@@ -49,11 +50,13 @@ from controller.core.names import (
     ModelSpec,
     NodeId,
     OpId,
+    RejectReason,
     ReplicaId,
     RequestId,
     model_of,
 )
-from controller.ports import EngineSeen, NodeFound, Pool, Refused
+from controller.drivers.watching import watch
+from controller.ports import EngineDied, EngineSeen, NodeFound, Pool, Refused
 from workers.engine import (
     CanaryMismatch,
     Endpoint,
@@ -73,8 +76,9 @@ REST_OF = {
 }
 DEPTH_OF = {rest: depth for depth, rest in REST_OF.items()}
 
-
 _LOOK_S = 2.0
+_AFTER_A_MISTAKE_S = 1.0
+"""Not sooner is the core told of the time again, if it broke on that: it may break once more."""
 
 
 class Observer(Protocol):
@@ -105,6 +109,7 @@ class LiveDriver:
         self.grants: dict[RequestId, asyncio.Future[GrantLease]] = {}
         self._specs = [spec for spec, _ in models]
         self._limit = limit
+        self._nodes: dict[str, NodeFound] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._closing = False
@@ -117,17 +122,17 @@ class LiveDriver:
         await self.pool.open()
         for spec in self._specs:
             self.feed(ModelAdded(self.now(), spec))
-        nodes = [self._limit(node) for node in await self.pool.nodes()]
+        nodes = await self.pool.nodes()
         for seen in await self.pool.discover():
             self._adopt(seen)
-        self._spawn(self._watch_deaths())
-        for node in nodes:
-            devices = tuple((DeviceId(d), size) for d, size in node.devices)
-            self.feed(NodeJoined(self.now(), NodeId(node.node), devices, node.host_bytes))
+        self._spawn(watch("deaths", self.pool.deaths, self._died))
+        self._meet(nodes)
+        self._spawn(watch("nodes", self.pool.watch_nodes, self._meet))
 
     async def close(self) -> None:
-        """Stop driving; engines go on running."""
+        """Stop driving; engines go on running. Who waits is refused."""
         self._closing = True
+        self._refuse_all()
         if self._timer is not None:
             self._timer.cancel()
         for task in list(self._tasks):
@@ -138,6 +143,7 @@ class LiveDriver:
     def feed(self, event: Event) -> None:
         """One step: the event, what the core orders on it, and who wants to know."""
         if self._closing:
+            self._refuse_all()
             return
         try:
             commands = self.fleet.handle(event)
@@ -145,6 +151,7 @@ class LiveDriver:
             log.error("invariant broken on %s: %s", type(event).__name__, broken)
             if not isinstance(event, EngineLost):
                 self._quarantine(broken)
+            self._set_timer(_AFTER_A_MISTAKE_S)
             return
         self._tell(lambda observer: observer.saw(event, commands, self.fleet))
         for command in commands:
@@ -173,14 +180,21 @@ class LiveDriver:
         if replica is not None and replica.incarnation is not None:
             self.feed(EngineLost(self.now(), replica.id, replica.incarnation, "an invariant broke"))
 
-    def _set_timer(self) -> None:
+    def _refuse_all(self) -> None:
+        for grant in self.grants.values():
+            if not grant.done():
+                grant.set_exception(Refused(RejectReason.STOPPING, "the fleet is stopping"))
+        self.grants.clear()
+
+    def _set_timer(self, pause_s: float = 0.0) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
         deadline = self.fleet.next_deadline()
         if deadline != NEVER:
+            at = max(deadline, self.now() + pause_s)
             loop = asyncio.get_running_loop()
-            self._timer = loop.call_at(deadline, lambda: self.feed(TimePassed(self.now())))
+            self._timer = loop.call_at(at, lambda: self.feed(TimePassed(self.now())))
 
     def _execute(self, command: Command) -> None:
         match command:
@@ -238,7 +252,8 @@ class LiveDriver:
                 started = await self.pool.start(
                     replica, int(op), self.engines[model], node, tuple(devices)
                 )
-                self.endpoints[replica] = started.endpoint
+                if self._is_open(op, replica):
+                    self.endpoints[replica] = started.endpoint
                 self.max_model_len[model] = started.max_model_len
                 self._report(replica, "start", Depth.STOPPED, started)
                 return EngineStarted(self.now(), op, replica, _held(started.memory))
@@ -252,8 +267,14 @@ class LiveDriver:
                 return EngineWoke(self.now(), op, replica, _held(woke.memory))
             case StopEngine(incarnation=incarnation):
                 await self.pool.stop(replica, int(incarnation))
-                self.endpoints.pop(replica, None)
+                if self._is_open(op, replica):
+                    self.endpoints.pop(replica, None)
                 return EngineStopped(self.now(), op, replica)
+
+    def _is_open(self, op: OpId, replica: ReplicaId) -> bool:
+        """Not so once its node was lost: the replica may have another engine elsewhere."""
+        known = self.fleet.replicas.get(replica)
+        return known is not None and known.order is not None and known.order.op == op
 
     def _report(self, replica: ReplicaId, order: str, depth: Depth, report: Report) -> None:
         self._tell(lambda observer: observer.reported(model_of(replica), order, depth, report))
@@ -283,12 +304,24 @@ class LiveDriver:
             )
         )
 
-    async def _watch_deaths(self) -> None:
-        async for died in self.pool.deaths():
-            log.warning("engine of %s died: %s", died.replica, died.reason)
-            self.feed(
-                EngineLost(self.now(), ReplicaId(died.replica), OpId(died.incarnation), died.reason)
-            )
+    def _died(self, died: EngineDied) -> None:
+        log.warning("engine of %s died: %s", died.replica, died.reason)
+        replica, incarnation = ReplicaId(died.replica), OpId(died.incarnation)
+        self.feed(EngineLost(self.now(), replica, incarnation, died.reason))
+
+    def _meet(self, nodes: Sequence[NodeFound]) -> None:
+        """These are there, and no others."""
+        here = {node.node: self._limit(node) for node in nodes}
+        for name in [name for name in self._nodes if name not in here]:
+            log.warning("node %s is lost", name)
+            del self._nodes[name]
+            self.feed(NodeLost(self.now(), NodeId(name)))
+        for name, node in here.items():
+            if self._nodes.get(name) != node:
+                log.info("node %s is there", name)
+                self._nodes[name] = node
+                devices = tuple((DeviceId(device), size) for device, size in node.devices)
+                self.feed(NodeJoined(self.now(), NodeId(name), devices, node.host_bytes))
 
     def _spawn(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work)

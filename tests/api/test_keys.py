@@ -7,8 +7,7 @@ import json
 import pytest
 
 from controller.api.app import ApiSettings
-from controller.api.auth import may_bind
-from controller.keyring import ApiKey, new_key
+from controller.keyring import new_key
 from tests.api.conftest import Stand
 
 CHAT = "/v1/chat/completions"
@@ -118,21 +117,3 @@ async def test_without_keys_other_sites_are_kept_out(stand: Stand) -> None:
     for headers, status in FROM_A_BROWSER:
         answer = await client.post("/fleet/models/chat/stop", headers=headers)
         assert answer.status_code == status, headers
-
-
-@pytest.mark.parametrize(
-    ("host", "may"),
-    [
-        ("127.0.0.1", True),
-        ("127.8.8.8", True),
-        ("::1", True),
-        ("localhost", True),
-        ("0.0.0.0", False),
-        ("::", False),
-        ("10.0.0.1", False),
-        ("", False),
-    ],
-)
-def test_without_keys_only_loopback_is_bound(host: str, may: bool) -> None:
-    assert may_bind((), host) is may
-    assert may_bind((ApiKey("a", "", frozenset(), "00" * 32),), host)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -69,13 +69,17 @@ async def a_fleet(
     *specs: ModelSpec,
     node: NodeFound = NODE,
     running: Sequence[EngineSeen] = (),
+    kind: type[Fleet] = Fleet,
+    limit: Callable[[NodeFound], NodeFound] = lambda node: node,
     **more: Any,
 ) -> AsyncIterator[Stand]:
     """``a`` and ``b`` of 10 on a device of 24, unless told otherwise."""
     models = specs or (spec("a"), spec("b"))
     world = World({ModelName(name): sizes(10) for name in "abcx"}, GUESS)
     pool = WorldPool(world, [node], running)
-    driver = LiveDriver(Fleet(policy(**more)), pool, [(one, engine(one.name)) for one in models])
+    driver = LiveDriver(
+        kind(policy(**more)), pool, [(one, engine(one.name)) for one in models], limit
+    )
     seen = Recorder()
     driver.observers.append(seen)
     control = LiveControl(driver, read_model)

@@ -276,8 +276,8 @@ def test_a_model_is_added_served_and_removed() -> None:
             assert (added.kind, added.status) == ("add", "done")
             async with stand.leases.acquire("c", request_id="r") as lease:
                 assert lease.replica == "c#0"
-                removed = control.operation(control.remove_model("c"))
-                assert (removed.kind, removed.status) == ("remove", "done")
+                operation = control.remove_model("c")
+                waiting = asyncio.create_task(control.wait(operation))
                 assert [view.model for view in control.view().models] == ["a", "b"]
                 with pytest.raises(UnknownModel):
                     control.model("c")
@@ -287,11 +287,37 @@ def test_a_model_is_added_served_and_removed() -> None:
                 assert refused.value.reason is RejectReason.UNKNOWN_MODEL
                 await asyncio.sleep(10.0)
                 assert ("stop", "c#0") not in stand.pool.orders
-            await asyncio.sleep(10.0)
+                removed = control.operation(operation)
+                assert (removed.kind, removed.status) == ("remove", "running")
+            assert (await waiting).status == "done"
             assert ("stop", "c#0") in stand.pool.orders
             assert ModelName("c") not in stand.driver.fleet.models
             control.add_model({"name": "c"})
             await done(stand, control.wake("c"))
+
+    run(story())
+
+
+def test_a_model_without_an_engine_is_removed_at_once() -> None:
+    async def story() -> None:
+        async with a_fleet() as stand:
+            operation = stand.control.remove_model("a")
+            assert stand.control.operation(operation).status == "done"
+            [event] = await take(stand.control.events(0), 1)
+            assert event.payload == {"operation": operation, "error": ""}
+
+    run(story())
+
+
+def test_a_name_is_free_again_when_its_engines_are_gone() -> None:
+    async def story() -> None:
+        async with a_fleet() as stand:
+            await done(stand, stand.control.wake("a"))
+            removal = stand.control.remove_model("a")
+            with pytest.raises(InvalidModel, match="being removed"):
+                stand.control.add_model({"name": "a"})
+            assert (await stand.control.wait(removal)).status == "done"
+            stand.control.add_model({"name": "a"})
 
     run(story())
 

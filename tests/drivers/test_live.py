@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 
 from controller.core.commands import Command
-from controller.core.events import EngineWoke, Event
+from controller.core.events import EngineWoke, Event, TimePassed
 from controller.core.fleet import Fleet
+from controller.core.lifecycle import InvariantBroken
 from controller.core.names import (
     NOTHING,
     Depth,
@@ -20,9 +22,10 @@ from controller.core.names import (
     OpId,
     RejectReason,
     ReplicaId,
+    RequestId,
 )
 from controller.drivers.world import SimulatedEngine
-from controller.ports import EngineSeen, Lease, Refused
+from controller.ports import EngineSeen, Lease, NodeFound, Refused
 from tests.core.fleets import spec
 from tests.drivers.stand import Stand, a_fleet, engine
 from tests.drivers.virtual_loop import run
@@ -242,6 +245,105 @@ def test_an_engine_that_nobody_hears_is_looked_at() -> None:
     run(story())
 
 
+# nodes
+
+SECOND = NodeFound("m", (("0", 24),), 100)
+
+
+def where(stand: Stand, model: str) -> list[str | None]:
+    return [replica.node for replica in stand.control.model(model).replicas]
+
+
+def test_a_node_that_joins_is_used() -> None:
+    async def story() -> None:
+        async with a_fleet(spec("a", 40)) as stand:
+            assert (await refusal(stand, "a")).reason is RejectReason.NEVER_FITS
+            stand.pool.join(NodeFound("m", (("0", 48),), 100))
+            await asyncio.sleep(0.0)
+            assert [node.node for node in stand.control.view().nodes] == ["n", "m"]
+            await once(stand, "a")
+            assert where(stand, "a") == ["m"]
+
+    run(story())
+
+
+def test_what_a_joining_node_may_give_is_limited_like_any_others() -> None:
+    def half(found: NodeFound) -> NodeFound:
+        return replace(found, host_bytes=found.host_bytes // 2)
+
+    async def story() -> None:
+        async with a_fleet(limit=half) as stand:
+            stand.pool.join(SECOND)
+            await asyncio.sleep(0.0)
+            assert [node.host_bytes for node in stand.control.view().nodes] == [50, 50]
+
+    run(story())
+
+
+def test_a_lost_nodes_requests_go_elsewhere() -> None:
+    async def story() -> None:
+        async with a_fleet(spec("a", 20), spec("b", 20)) as stand:
+            await once(stand, "a")
+            stand.pool.join(SECOND)
+            await once(stand, "b")
+            assert where(stand, "b") == ["m"]
+            async with stand.leases.acquire("b", request_id="r") as lease:
+                broken = asyncio.create_task(stand.pool.serve(RequestId("r"), lease.replica, 60.0))
+                await asyncio.sleep(1.0)
+                stand.pool.lose("m")
+                assert not await broken
+                assert stand.control.model("b").state == "stopped"
+                assert [node.node for node in stand.control.view().nodes] == ["n"]
+            assert (await once(stand, "b")).state is ModelState.COLD
+            assert where(stand, "b") == ["n"]
+            assert stand.pool.orders[-1] == ("start", "b#0")
+            assert ("stop", "b#0") not in stand.pool.orders
+            assert stand.driver.fleet.models[ModelName("b")].failures == 0
+
+    run(story())
+
+
+def test_an_order_of_a_lost_node_that_ends_late_is_of_no_account() -> None:
+    async def story() -> None:
+        async with a_fleet(spec("a")) as stand:
+            await once(stand, "a")
+            stand.pool.mishaps["stop"] = [EngineError("will not go")]
+            stand.control.stop("a")
+            await asyncio.sleep(0.4)
+            stand.pool.lose("n")
+            stand.pool.join(SECOND)
+            waiting = asyncio.create_task(once(stand, "a"))
+            assert (await waiting).endpoint == NOBODY
+            assert where(stand, "a") == ["m"]
+            assert stand.seen.phases_of("a#0")[-2:] == ["STARTING", "AWAKE"]
+
+    run(story())
+
+
+@pytest.mark.parametrize("times", [1, 3])
+def test_a_watch_that_fails_is_taken_up_again(times: int) -> None:
+    async def story() -> None:
+        async with a_fleet(spec("a", max_restarts=9)) as stand:
+            await once(stand, "a")
+            for _ in range(times):
+                stand.pool.cut.append(OSError("Ray is away"))
+                stand.pool.join(SECOND)
+                await asyncio.sleep(5.0)
+                stand.pool.lose("m")
+                await asyncio.sleep(0.0)
+                stand.pool.cut.append(OSError("Ray is away"))
+                stand.pool.die("a#0")  # not heard of
+                await asyncio.sleep(5.0)
+                stand.pool.die("a#0")
+                await asyncio.sleep(0.0)
+                assert (await once(stand, "a")).state is ModelState.COLD
+            kinds = stand.seen.kinds()
+            assert [kinds.count(kind) for kind in ("NodeLost", "EngineLost")] == [times, times]
+            assert not stand.pool.cut
+
+    run(story())
+
+
 # our own mistakes
 
 
@@ -271,6 +373,33 @@ def test_a_broken_invariant_about_nobody_is_survived() -> None:
         async with a_fleet() as stand:
             stand.driver.feed(Event(stand.driver.now()))
             assert (await once(stand, "a")).replica == "a#0"
+
+    run(story())
+
+
+class Breaks(Fleet):
+    """Of two minds about the time, once."""
+
+    has_broken = False
+
+    def handle(self, event: Event) -> list[Command]:
+        if isinstance(event, TimePassed) and not self.has_broken:
+            self.has_broken = True
+            raise InvariantBroken("of two minds")
+        return super().handle(event)
+
+
+def test_a_broken_invariant_does_not_stop_the_clock() -> None:
+    async def story() -> None:
+        busy = (spec("a", 20), spec("b", 20))
+        async with (
+            a_fleet(*busy, kind=Breaks) as stand,
+            stand.leases.acquire("a", request_id="long"),
+        ):
+            began = stand.driver.now()
+            late = await refusal(stand, "b", max_wait_s=30.0)
+            assert late.reason is RejectReason.DEADLINE_PASSED
+            assert 30.0 < stand.driver.now() - began < 40.0
 
     run(story())
 
@@ -344,6 +473,19 @@ def test_an_engine_of_no_known_model_is_stopped() -> None:
             await asyncio.sleep(10.0)
             assert stand.pool.orders == [("stop", "x#0")]
             assert (await refusal(stand, "x")).reason is RejectReason.UNKNOWN_MODEL
+
+    run(story())
+
+
+def test_who_waits_at_the_end_is_refused() -> None:
+    async def story() -> None:
+        async with a_fleet() as stand:
+            waiting = asyncio.create_task(refusal(stand, "a"))
+            await asyncio.sleep(1.0)
+            await stand.driver.close()
+            assert (await waiting).reason is RejectReason.STOPPING
+            assert (await refusal(stand, "a")).reason is RejectReason.STOPPING
+            assert not stand.seen.grants()
 
     run(story())
 

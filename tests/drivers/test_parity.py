@@ -14,6 +14,7 @@ from controller.core.events import (
     DemotionOrdered,
     Event,
     NodeJoined,
+    NodeLost,
     PinOrdered,
     RequestCancelled,
     SwitchOrdered,
@@ -46,6 +47,8 @@ NODES = (
     NodeFound("n", (("0", 17), ("1", 17)), 24),
     NodeFound("m", (("0", 12), ("1", 12)), 8),
 )
+LOST_AT, BACK_AT, AGAIN_AT = 90.0, 180.0, 240.0
+"""When a node goes, comes back, and goes for ever, where nodes move."""
 END_S = 2000.0
 
 Trace = list[tuple[float, list[Command]]]
@@ -109,7 +112,7 @@ def _orders(dice: Random) -> list[Event]:
     return orders
 
 
-def simulated(told: Script, seed: int, faults: Faults) -> Trace:
+def simulated(told: Script, seed: int, faults: Faults, nodes_move: bool) -> Trace:
     joins = tuple(_joined(node) for node in NODES)
     sim = simulator(*told.specs, seed=seed, faults=faults, nodes=joins, busy_leases=3)
     for ask in told.asks:
@@ -118,6 +121,10 @@ def simulated(told: Script, seed: int, faults: Faults) -> Trace:
             sim.schedule(RequestCancelled(Instant(ask.cancelled_at), RequestId(ask.request)))
     for order in told.orders:
         sim.schedule(order)
+    if nodes_move:
+        sim.schedule(NodeLost(Instant(LOST_AT), NodeId("n")))
+        sim.schedule(replace(joins[0], at=Instant(BACK_AT)))
+        sim.schedule(NodeLost(Instant(AGAIN_AT), NodeId("n")))
     sim.run(until=END_S)
     return [(event.at, commands) for event, commands in sim.journal]
 
@@ -137,7 +144,7 @@ class Recorder:
     def reported(self, model: str, order: str, depth: Depth, report: Report) -> None: ...
 
 
-async def lived(told: Script, seed: int, faults: Faults) -> Trace:
+async def lived(told: Script, seed: int, faults: Faults, nodes_move: bool) -> Trace:
     world = World({one.name: one.footprints for one in told.specs}, GUESS, faults, seed)
     pool = WorldPool(world, NODES)
     models = [(one, EngineSpec(one.name, "nowhere", kind="fake")) for one in told.specs]
@@ -149,6 +156,10 @@ async def lived(told: Script, seed: int, faults: Faults) -> Trace:
     await driver.open()
     for order in told.orders:
         loop.call_at(order.at, driver.feed, order)
+    if nodes_move:
+        loop.call_at(LOST_AT, pool.lose, "n")
+        loop.call_at(BACK_AT, pool.join, NODES[0])
+        loop.call_at(AGAIN_AT, pool.lose, "n")
     async with asyncio.TaskGroup() as clients:
         for ask in told.asks:
             client = clients.create_task(_client(ask, leases, pool))
@@ -207,10 +218,11 @@ def _unclassed(reason: str) -> str:
     return reason.replace("EngineError: ", "")
 
 
+@pytest.mark.parametrize("nodes_move", [False, True], ids=["here", "moving"])
 @pytest.mark.parametrize("faults", [NO_FAULTS, FAULTS], ids=["whole", "faulty"])
 @pytest.mark.parametrize("seed", range(12))
-def test_the_same_commands_at_the_same_times(seed: int, faults: Faults) -> None:
+def test_the_same_commands_at_the_same_times(seed: int, faults: Faults, nodes_move: bool) -> None:
     told = script(seed)
-    expected = comparable(simulated(told, seed, faults))
-    assert comparable(run(lived(told, seed, faults))) == expected
+    expected = comparable(simulated(told, seed, faults, nodes_move))
+    assert comparable(run(lived(told, seed, faults, nodes_move))) == expected
     assert sum(len(commands) for _, commands in expected) > 60

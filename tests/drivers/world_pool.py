@@ -59,7 +59,11 @@ class WorldPool:
         """(order, replica), as they came."""
         self.mishaps: dict[str, list[BaseException | None]] = {}
         """By order (start, sleep, wake, stop): what it raises, one after another; None: nothing."""
+        self.cut: list[BaseException] = []
+        """What telling of deaths and of nodes ends with, one after another, at the next news."""
         self._nodes = list(nodes)
+        self._moved: asyncio.Queue[None] = asyncio.Queue()
+        self._broken: list[RequestId] = []
         self._running = list(running)
         self._deaths: asyncio.Queue[EngineDied] = asyncio.Queue()
         self._served: dict[RequestId, asyncio.Future[None]] = {}
@@ -70,6 +74,30 @@ class WorldPool:
 
     async def nodes(self) -> list[NodeFound]:
         return self._nodes
+
+    async def watch_nodes(self) -> AsyncIterator[list[NodeFound]]:
+        """Whoever hears of a loss has dealt with it before the requests there break off."""
+        while True:
+            yield list(self._nodes)
+            broken, self._broken = self._broken, []
+            for request in broken:
+                self._served[request].set_result(None)
+            await self._moved.get()
+            self._cut_off()
+
+    def join(self, node: NodeFound) -> None:
+        self._nodes.append(node)
+        self._moved.put_nowait(None)
+
+    def lose(self, name: str) -> None:
+        """A node goes with all that runs on it."""
+        self._nodes = [node for node in self._nodes if node.node != name]
+        self._broken += self.world.lose_node(NodeId(name))
+        self._moved.put_nowait(None)
+
+    def _cut_off(self) -> None:
+        if self.cut:
+            raise self.cut.pop(0)
 
     async def discover(self) -> list[EngineSeen]:
         return self._running
@@ -99,6 +127,7 @@ class WorldPool:
         """Whoever hears of a death has dealt with it before the requests on it break off."""
         while True:
             died = await self._deaths.get()
+            self._cut_off()
             lost = EngineLost(_now(), ReplicaId(died.replica), OpId(died.incarnation), died.reason)
             broken = self.world.came_true(lost)
             yield died

@@ -24,7 +24,7 @@ _STOP_S = 60.0
 class LiveFleet:
     """``config`` is a fleet.yaml; everything the fleet writes lies below ``directory``."""
 
-    def __init__(self, config: Path, directory: Path) -> None:
+    def __init__(self, config: Path, directory: Path, *options: str) -> None:
         self.directory = directory
         self.tmp = directory / "tmp"
         self.tmp.mkdir()
@@ -37,9 +37,10 @@ class LiveFleet:
         self._process = subprocess.Popen(
             [
                 *(sys.executable, "-c", "from controller.cli import main; main()"),
-                *("serve", str(config), "--port", str(self.port)),
+                *("serve", str(config), "--port", str(self.port), *options),
             ],
-            stderr=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
             text=True,
             start_new_session=True,
             env={
@@ -98,10 +99,10 @@ class LiveFleet:
                 next(lines)
 
     def _read(self) -> None:
-        assert self._process.stderr is not None
-        with self._process.stderr as lines:
+        assert self._process.stdout is not None
+        with self._process.stdout as lines:
             for line in lines:
                 self.told.append(line)
-                if "torpor is ready" in line:
+                if "torpor is ready" in line or '"event": "ready"' in line:
                     self._ready.set()
         self._ready.set()

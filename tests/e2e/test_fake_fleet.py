@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -30,6 +31,7 @@ def fake(name: str, **arguments: Any) -> dict[str, Any]:
 def fleet() -> Iterator[LiveFleet]:
     raw = {
         "device": "cpu",
+        "log_dir": "elsewhere",
         "memory": {"device_budget_gib": 2.0},
         "timeouts": {"wake_s": 2, "sleep_s": 2, "start_s": 30, "stop_s": 1},
         "policy": {"restart_backoff_s": 0.1},
@@ -52,7 +54,7 @@ def fleet() -> Iterator[LiveFleet]:
     with TemporaryDirectory(prefix="t-") as directory:
         config = Path(directory) / "fleet.yaml"
         config.write_text(yaml.safe_dump(raw))
-        fleet = LiveFleet(config, Path(directory))
+        fleet = LiveFleet(config, Path(directory), "--json")
         try:
             fleet.await_ready()
             yield fleet
@@ -86,8 +88,10 @@ async def test_a_killed_sleeper_comes_back(fleet: LiveFleet) -> None:
 
 
 async def test_requests_without_a_byte_yet_are_tried_again(fleet: LiveFleet) -> None:
+    fleet.client.stop("slow")
     asked = asyncio.gather(*(ask(fleet, "slow", max_tokens=40) for _ in range(5)))
-    await asyncio.to_thread(_until_running, fleet, "slow", 5)
+    await asyncio.to_thread(fleet.await_state, "slow", "awake")
+    assert fleet.client.model("slow").running == 5  # all of them waited for the start
     fleet.engine("slow").kill()
     answers = await asked
     assert [answer.status_code for answer in answers] == [200] * 5
@@ -99,6 +103,7 @@ async def test_a_controller_that_dies_at_work_loses_no_engine(fleet: LiveFleet) 
     fleet.kill_controller()
     async with httpx.AsyncClient(transport=httpx.AsyncHTTPTransport(retries=10)) as patient:
         assert (await patient.get(f"{fleet.url}/readyz", timeout=60)).status_code == 200
+    assert any('"event": "restarting"' in line for line in fleet.told)
     assert (await ask(fleet, "plain")).status_code == 200
     assert fleet.engine("plain").pid == engine
 
@@ -109,6 +114,17 @@ def test_models_come_and_go_at_run_time(fleet: LiveFleet) -> None:
     assert fleet.client.wake("newcomer").status == "done"
     assert fleet.client.remove_model("newcomer").status == "done"
     assert "newcomer" not in {model.model for model in fleet.client.models()}
+
+
+def test_it_tells_a_program_what_happens(fleet: LiveFleet) -> None:
+    told = [json.loads(line) for line in fleet.told if line.startswith("{")]
+    events = [line["event"] for line in told]
+    assert events[0] == "starting"
+    assert told[events.index("listening")]["address"] == fleet.url
+    ready = told[events.index("ready")]
+    assert ready["address"] == fleet.url
+    assert set(ready["models"]) <= {model.model for model in fleet.client.models()}
+    assert {"model", "order", "seconds"} <= told[events.index("order")].keys()
 
 
 def test_a_taken_port_is_one_clear_line(fleet: LiveFleet, tmp_path: Path) -> None:
@@ -126,12 +142,12 @@ def test_a_taken_port_is_one_clear_line(fleet: LiveFleet, tmp_path: Path) -> Non
     assert "Traceback" not in done.stderr
 
 
+def test_logs_lie_together(fleet: LiveFleet) -> None:
+    names = {path.name.partition("-")[0] for path in (fleet.directory / "elsewhere").iterdir()}
+    assert {"controller.log", "plain_0"} <= names
+
+
 def test_ctrl_c_leaves_no_process(fleet: LiveFleet) -> None:
     assert fleet.stop() == 0
     assert list(fleet.marked()) == []
     assert list(fleet.tmp.iterdir()) == []
-
-
-def _until_running(fleet: LiveFleet, model: str, running: int) -> None:
-    while fleet.client.model(model).running < running:
-        pass

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from dataclasses import fields
 from hashlib import sha256
 from math import inf
@@ -14,6 +15,7 @@ from controller.config_schema import (
     CostSection,
     IdleSection,
     PolicySection,
+    ServerSection,
     json_schema,
     schema_text,
 )
@@ -22,6 +24,7 @@ from controller.footprints import CPU_PROCESS_BYTES, GIB
 from controller.hub import HubAccess
 from controller.keyring import new_key
 from controller.ports import NodeFound
+from controller.server_settings import serve_as
 from controller.settings import ConfigError, Settings, from_models, load, read_model
 from tests.settings.checkpoints import BERT, LLAMA, write_model
 
@@ -187,6 +190,28 @@ def test_keys_come_from_the_file_beside_it_and_the_environment(tmp_path: Path) -
     assert settings.server.keys == (beside, own)
     assert own.sha256 == sha256(key.encode()).hexdigest()
     assert key not in repr(settings)
+
+
+@pytest.mark.parametrize(
+    ("host", "may"),
+    [
+        ("127.0.0.1", True),
+        ("127.8.8.8", True),
+        ("::1", True),
+        ("localhost", True),
+        ("0.0.0.0", False),
+        ("::", False),
+        ("10.0.0.1", False),
+        ("", False),
+    ],
+)
+def test_without_keys_only_loopback_is_bound(tmp_path: Path, host: str, may: bool) -> None:
+    _, key = new_key("ann", "", ["admin"])
+    with nullcontext() if may else pytest.raises(ConfigError, match="without keys"):
+        assert serve_as(ServerSection(host=host), tmp_path, {}).host == host
+    entry = {"name": "ann", "roles": ["admin"], "sha256": key.sha256}
+    keyed = serve_as(ServerSection(host=host), tmp_path, {"TORPOR_KEYS": yaml.safe_dump([entry])})
+    assert keyed.host == host
 
 
 def test_a_fleet_without_a_file(tmp_path: Path) -> None:

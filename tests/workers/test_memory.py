@@ -66,7 +66,8 @@ def test_only_the_sockets_of_the_dead_are_swept(tmp_path: Path) -> None:
     dead = tmp_path / f"torpor-engine-{ended.pid}-abc"
     living = tmp_path / f"torpor-engine-{os.getpid()}-abc"
     others = tmp_path / "torpor-engine-notes"
-    for directory in (dead, living, others):
-        directory.mkdir()
-    assert leavings.sweep(tmp_path) == [dead]
-    assert sorted(tmp_path.iterdir()) == sorted([living, others])
+    below = tmp_path / "engine-1" / f"torpor-engine-{ended.pid}-abc"
+    for directory in (dead, living, others, below):
+        directory.mkdir(parents=True)
+    assert leavings.sweep(tmp_path) == [dead, below]
+    assert sorted(tmp_path.iterdir()) == sorted([living, others, below.parent])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import subprocess
+import tempfile
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -109,6 +110,24 @@ async def test_a_burial_removes_the_segments_of_the_dead(spawn: Spawn, segment: 
     await agent.watch("m#0", 1, MARK, [child.pid])
     await agent.bury(MARK)
     assert not is_there(segment)
+
+
+async def test_sockets_of_the_dead_go_when_an_agent_starts_and_with_the_next_burial(
+    spawn: Spawn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    child = spawn("true")
+    await asyncio.to_thread(child.wait, 5)
+    dead = tmp_path / f"torpor-engine-{child.pid}-abc"
+    living = tmp_path / f"torpor-engine-{os.getpid()}-abc"
+    living.mkdir()
+    dead.mkdir()
+    agent = NodeAgent(FLEET)
+    assert not is_there(dead)
+    dead.mkdir()
+    await agent.bury(MARK)
+    assert not is_there(dead)
+    assert is_there(living)
 
 
 async def test_a_segment_that_somebody_else_uses_stays(spawn: Spawn, segment: Path) -> None:
