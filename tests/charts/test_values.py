@@ -1,0 +1,326 @@
+"""The values: each documented, each with an effect, wrong ones refused; and fleet.yaml of them."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from controller.config_schema import MemorySection
+from controller.memory_budget import MemoryBudget
+from controller.ports import NodeFound
+from scripts.chart import CHART, ROOT, documented, readme_text, render, schema_text
+from tests.charts.renderings import ALL, HELMS, documents, fleet_text, of_kind, pods, rendered
+
+VALUES = (CHART / "values.yaml").read_text()
+DEFAULTS = yaml.safe_load(VALUES)
+DOCUMENTED = [path for path, _, _ in documented(VALUES)]
+SCHEMA = json.loads((CHART / "values.schema.json").read_text())
+MIB = 1 << 20
+cases = pytest.mark.parametrize("case", ALL, ids=lambda case: case.stem)
+
+Attempt = Callable[..., str]
+
+
+@pytest.fixture
+def attempt(tmp_path: Path, tools: Path) -> Attempt:
+    """Values → the rendering, or what helm says against them."""
+
+    def attempted(values: dict[str, Any], helm: str = "helm-4") -> str:
+        written = tmp_path / "values.yaml"
+        written.write_text(yaml.safe_dump(values))
+        try:
+            return render(helm, written)
+        except subprocess.CalledProcessError as refused:
+            return f"refused: {refused.stderr}"
+
+    return attempted
+
+
+def values_of(name: str) -> dict[str, Any]:
+    found: dict[str, Any] = yaml.safe_load((ALL[0].parent / f"{name}.yaml").read_text())
+    return found
+
+
+# made, not written
+
+
+def test_the_schema_has_the_schema_of_fleet_yaml() -> None:
+    """After a change of fleet.yaml's schema: scripts/chart.py."""
+    written = (CHART / "values.schema.json").read_text()
+    fleet = json.loads((ROOT / "docs" / "fleet.schema.json").read_text())
+    assert schema_text(written, fleet) == written
+
+
+def test_the_readme_has_the_values() -> None:
+    written = (CHART / "README.md").read_text()
+    assert readme_text(written, VALUES) == written
+
+
+# every value
+
+
+def leaves(values: dict[str, Any], path: str = "") -> Iterator[str]:
+    for key, value in values.items():
+        here = f"{path}{key}"
+        if isinstance(value, dict) and value and here not in DOCUMENTED:
+            yield from leaves(value, f"{here}.")
+        else:
+            yield here
+
+
+def test_every_value_is_documented() -> None:
+    assert list(leaves(DEFAULTS)) == DOCUMENTED
+
+
+def test_every_value_is_in_the_schema() -> None:
+    for path in DOCUMENTED:
+        node = SCHEMA
+        for name in path.split("."):
+            node = node["properties"][name]
+    assert set(DEFAULTS) == set(SCHEMA["properties"]) - {"global"}
+
+
+@pytest.mark.parametrize("path", DOCUMENTED)
+def test_every_value_has_an_effect(path: str, attempt: Attempt) -> None:
+    """Some case sets it, and is rendered otherwise without."""
+    *parents, last = path.split(".")
+    tried = 0
+    for case in ALL:
+        values = yaml.safe_load(case.read_text())
+        node = values
+        for name in parents:
+            node = node.get(name, {})
+        if last in node:
+            tried += 1
+            del node[last]
+            if attempt(values) != rendered(case):
+                return
+    pytest.fail(f"set in {tried} cases, without effect")
+
+
+GROUP_KEYS = sorted(SCHEMA["$defs"]["workerGroup"]["properties"])
+
+
+@pytest.mark.parametrize("key", GROUP_KEYS)
+def test_every_key_of_a_group_is_documented_and_has_an_effect(key: str, attempt: Attempt) -> None:
+    assert f"| `{key}` |" in (CHART / "README.md").read_text()
+    values = values_of("full")
+    groups = [group for group in values["workerGroups"] if key in group]
+    for group in groups:
+        del group[key]
+    assert groups
+    assert attempt(values) != rendered(ALL[0].parent / "full.yaml")
+
+
+# wrong values
+
+WRONG: dict[str, tuple[str, str]] = {
+    "unknown": ("nope: 1", "nope"),
+    "unknown below": ("image: {nope: 1}", "nope"),
+    "unknown in fleet": ("fleet: {modles: []}", "modles"),
+    "decided by the chart": ("fleet: {server: {port: 1}}", "port"),
+    "decided by the chart, Ray": ("fleet: {ray: {address: 'a:1'}}", "address"),
+    "negative": ("fleet: {timeouts: {start_s: -1}}", "start_s"),
+    "depth": ("fleet: {policy: {evict_to: deep}}", "evict_to"),
+    "no model path": ("fleet: {models: [{name: a}]}", "path"),
+    "drain": ("controller: {drainSeconds: soon}", "drainSeconds"),
+    "digest": ("image: {digest: latest}", "digest"),
+    "policy": ("image: {pullPolicy: Sometimes}", "pullPolicy"),
+    "group without a budget": ("workerGroups: [{name: a, cpus: 1}]", "budgetGib"),
+    "group's name": ("workerGroups: [{name: A_b, cpus: 1, budgetGib: 1}]", "name"),
+    "both": (
+        "workerGroups: [{name: a, cpus: 1, budgetGib: 1, replicas: 1,"
+        " autoscaling: {minReplicas: 0, maxReplicas: 1}}]",
+        "workerGroups",
+    ),
+    "password in the address": ("redis: {url: 'redis://me:secret@host:1'}", "url"),
+    "revision": (
+        "weights: {download: [{directory: a, repo: b, revision: '$(x)', sha256: {c: d}}]}",
+        "revision",
+    ),
+    "no checksum": (
+        "weights: {download: [{directory: a, repo: b, revision: c, sha256: {}}]}",
+        "sha256",
+    ),
+    "service": ("service: {type: ExternalName}", "type"),
+    "port": ("service: {port: 70000}", "port"),
+    "size": ("cache: {size: large}", "size"),
+    "address": ("ray: {address: host}", "address"),
+}
+
+
+@pytest.mark.parametrize("helm", HELMS)
+@pytest.mark.parametrize("wrong", WRONG)
+def test_the_schema_refuses(wrong: str, helm: str, attempt: Attempt) -> None:
+    change, named = WRONG[wrong]
+    said = attempt(_changed(values_of("gpu"), yaml.safe_load(change)), helm)
+    assert said.startswith("refused")
+    assert "schema" in said
+    assert named in said
+
+
+REFUSED: dict[str, tuple[str, str, str]] = {
+    "no model": ("gpu", "fleet: {models: []}", "fleet"),
+    "no keys": ("gpu", "keys: {existingSecret: ''}", "keys.existingSecret is required"),
+    "no token": ("gpu", "ray: {tokenSecret: ''}", "ray.tokenSecret is required"),
+    "no nodes": ("gpu", "workerGroups: []", "at least one is needed"),
+    "two budgets": ("gpu", "fleet: {memory: {host_budget_gib: 1}}", "write budgetGib"),
+    "one name twice": (
+        "gpu",
+        "workerGroups: [{name: a, cpus: 1, gpus: 1, budgetGib: 64},"
+        " {name: a, cpus: 1, gpus: 1, budgetGib: 64}]",
+        "two are named a",
+    ),
+    "two kinds of device": (
+        "gpu",
+        "workerGroups: [{name: a, cpus: 1, gpus: 1, budgetGib: 64},"
+        " {name: b, cpus: 1, budgetGib: 64}]",
+        "b has no GPU",
+    ),
+    "GPUs for a CPU fleet": ("gpu", "fleet: {device: cpu}", "h100 has GPUs"),
+    "no room for /dev/shm": (
+        "gpu",
+        "workerGroups: [{name: a, cpus: 1, gpus: 1, budgetGib: 2}]",
+        "/dev/shm may take",
+    ),
+    "KEDA without Prometheus": (
+        "full",
+        "keda: {prometheusAddress: ''}",
+        "needs keda.prometheusAddress",
+    ),
+    "upside down": (
+        "full",
+        "workerGroups: [{name: a, cpus: 1, gpus: 1, budgetGib: 64,"
+        " autoscaling: {minReplicas: 2, maxReplicas: 1}}]",
+        "more minReplicas",
+    ),
+    "two homes of weights": ("gpu", "weights: {size: 1Gi}", "only one of"),
+    "download to nowhere": (
+        "trial",
+        "weights: {size: '', hostPath: /srv}",
+        "weights.download needs a claim",
+    ),
+    "weights that nobody has seen": (
+        "full",
+        "fleet: {models: [{name: a, path: /weights/a}]}",
+        "needs footprint.weights_gib",
+    ),
+    "two Redis": ("trial", "redis: {url: 'redis://a:1'}", "only one of them"),
+    "Valkey for all": ("trial", "redis: {existingSecret: ''}", "needs redis.existingSecret"),
+    "Ingress to nowhere": ("trial", "ingress: {host: ''}", "ingress.host is required"),
+    "route from nowhere": ("full", "httpRoute: {parentRefs: []}", "at least one Gateway"),
+    "metrics without a key": (
+        "full",
+        "serviceMonitor: {existingSecret: ''}",
+        "serviceMonitor.existingSecret is required",
+    ),
+}
+
+
+@pytest.mark.parametrize("wrong", REFUSED)
+def test_what_cannot_be_is_refused(wrong: str, attempt: Attempt) -> None:
+    case, change, reason = REFUSED[wrong]
+    said = attempt(_changed(values_of(case), yaml.safe_load(change)))
+    assert said.startswith("refused")
+    assert reason in said
+
+
+def _changed(values: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
+    for key, value in change.items():
+        if isinstance(value, dict) and isinstance(values.get(key), dict):
+            _changed(values[key], value)
+        else:
+            values[key] = value
+    return values
+
+
+# fleet.yaml
+
+
+@cases
+@pytest.mark.parametrize("helm", HELMS)
+def test_torpor_takes_the_fleet_yaml(case: Path, helm: str, tmp_path: Path, run: Any) -> None:
+    """As the Pod sees it: the ConfigMap's and the Secret's files in one directory."""
+    written = fleet_text(documents(rendered(case, helm)))
+    (tmp_path / "fleet.yaml").write_text(written)
+    entry = {"name": "operator", "roles": ["admin"], "sha256": "0" * 64}
+    (tmp_path / "keys.yaml").write_text(yaml.safe_dump([entry]))
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, "-m", "controller.cli", "validate", tmp_path / "fleet.yaml"]
+    done = run(*command, env=environment, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+
+
+@cases
+def test_fleet_yaml_is_the_values_and_what_the_chart_decides(case: Path) -> None:
+    given = yaml.safe_load(case.read_text())["fleet"]
+    made = yaml.safe_load(fleet_text(documents(rendered(case))))
+    for key in ("models", "policy", "defaults", "journal", "log_level"):
+        assert made.get(key) == given.get(key)
+    decided = {"host": "0.0.0.0", "port": 8000, "keys_file": "keys.yaml"}
+    assert made["server"] == given.get("server", {}) | decided
+    assert made["state_dir"] == "/var/lib/torpor"
+
+
+# sizes
+
+
+@cases
+def test_the_ledger_finds_the_groups_budget(case: Path) -> None:
+    values = yaml.safe_load(case.read_text())
+    found = documents(rendered(case))
+    made = yaml.safe_load(fleet_text(found))
+    memory = MemoryBudget.of(MemorySection.model_validate(made.get("memory", {})))
+    by_group = {pod["metadata"]["labels"].get("torpor.dev/group"): pod for pod in pods(found)}
+    for group in values["workerGroups"]:
+        resources = by_group[group["name"]]["spec"]["containers"][0]["resources"]
+        assert resources["requests"]["memory"] == resources["limits"]["memory"]
+        limit = int(resources["limits"]["memory"].removesuffix("Mi")) * MIB
+        on_cpu = made["device"] == "cpu"
+        node = NodeFound("node", (("cpu", limit if on_cpu else 80 << 30),), limit)
+        usable = memory.limit(node)
+        budget = usable.devices[0][1] if on_cpu else usable.host_bytes
+        assert 0 <= budget - group["budgetGib"] * 1024 * MIB < MIB
+
+
+@cases
+def test_shared_memory_fits_beside_the_budget(case: Path) -> None:
+    values = yaml.safe_load(case.read_text())
+    by_group = {
+        pod["metadata"]["labels"].get("torpor.dev/group"): pod
+        for pod in pods(documents(rendered(case)))
+    }
+    for group in values["workerGroups"]:
+        spec = by_group[group["name"]]["spec"]
+        shm = next(v for v in spec["volumes"] if v["name"] == "shm")["emptyDir"]
+        limit = spec["containers"][0]["resources"]["limits"]["memory"]
+        size = int(shm["sizeLimit"].removesuffix("Mi"))
+        assert shm["medium"] == "Memory"
+        assert size >= 1024
+        assert size + group["budgetGib"] * 1024 <= int(limit.removesuffix("Mi"))
+
+
+def test_time_outs_outlast_a_wake() -> None:
+    """The most patient model's wait and a response after it."""
+    full = documents(rendered(ALL[0].parent / "full.yaml"))
+    route = of_kind(full, "HTTPRoute")[0]["spec"]["rules"][0]
+    assert route["timeouts"] == {"request": "1020s", "backendRequest": "1020s"}
+    trial = documents(rendered(ALL[0].parent / "trial.yaml"))
+    annotations = of_kind(trial, "Ingress")[0]["metadata"]["annotations"]
+    assert annotations["nginx.ingress.kubernetes.io/proxy-read-timeout"] == "900"
+    assert annotations["nginx.ingress.kubernetes.io/proxy-buffering"] == "off"
+
+
+def test_a_drain_ends_before_its_pod_does() -> None:
+    for case in ALL:
+        controller = of_kind(documents(rendered(case)), "Deployment")[0]["spec"]["template"]["spec"]
+        sleep = controller["containers"][0]["lifecycle"]["preStop"]["exec"]["command"]
+        assert int(sleep[1]) + 30 < controller["terminationGracePeriodSeconds"]
