@@ -7,34 +7,17 @@ from typing import Annotated, Any
 
 import typer
 
-from controller.cli_common import FAILED, USAGE, Commands, Json
-
-Out = Annotated[
-    Path | None, typer.Option("--out", help="Write the result here, as JSON.", metavar="FILE")
-]
-Plots = Annotated[
-    Path | None, typer.Option(help="Write a PNG for each measure into this directory.")
-]
-Html = Annotated[Path | None, typer.Option(help="Write one self-contained HTML page.")]
-GateFile = Annotated[
-    Path | None, typer.Option("--gate", help="Exit with 1 if a limit of this file is not kept.")
-]
-Seed = Annotated[int, typer.Option(help="The same seed gives the same run.")]
+from benchmarks.cli_options import GateFile, Html, Plots, complaining
+from benchmarks.load.cli import command as load
+from benchmarks.simulate.cli import command as simulate
+from benchmarks.wake.cli import command as wake
+from controller.cli_common import FAILED, Commands, Json
 
 
 class Benchmarks(Commands):
-    """What a benchmark raises knowingly is one line and exit code 2."""
-
     def invoke(self, ctx: Any) -> Any:
-        from benchmarks.result import ResultError
-        from benchmarks.running import BenchError
-        from controller.terminal import complain
-
-        try:
+        with complaining():
             return super().invoke(ctx)
-        except (ResultError, BenchError) as error:
-            complain(str(error))
-            raise typer.Exit(USAGE) from error
 
 
 app = typer.Typer()
@@ -45,6 +28,9 @@ bench = typer.Typer(
     no_args_is_help=True,
 )
 app.add_typer(bench, name="bench")
+bench.command("load")(load)
+bench.command("wake")(wake)
+app.command("simulate")(simulate)
 
 
 @bench.command()

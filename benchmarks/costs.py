@@ -56,6 +56,8 @@ class CostTable(_Frozen):
     """A publication, or the command that measured."""
     machine: str
     models: Mapping[str, ModelCosts]
+    device_bytes: _Bytes | None = None
+    """Memory of one device of that machine."""
 
     def write(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -9,7 +9,7 @@ import matplotlib as mpl
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from benchmarks.result import Measure, Result, Span
+from benchmarks.result import Labels, Measure, Result, Span
 from benchmarks.statistics import summary
 from benchmarks.tables import by_name, told
 
@@ -29,6 +29,7 @@ _STATES = {
 }
 _OTHER = "#888888"
 _WIDTH_IN = 9.0
+_WIDE = 300.0
 
 
 def draw_all(result: Result) -> dict[str, Figure]:
@@ -58,19 +59,49 @@ def distribution(name: str, measures: Sequence[Measure]) -> Figure:
     figure = Figure(figsize=(_WIDTH_IN, 0.8 + 0.34 * len(measures)))
     axes = figure.add_subplot()
     rows = range(len(measures))
-    said = [summary(measure.values) for measure in measures]
+    unit, size = _axis(measures)
+    shared = _shared(measures)
+    said = [summary([value / size for value in measure.values]) for measure in measures]
     axes.barh(rows, [s.median for s in said], color="#5b8def", height=0.6)
     for row, s in zip(rows, said, strict=True):
         if s.count > 1:
             axes.plot([s.low, s.p95], [row, row], color="#1d3557", linewidth=1.2)
             axes.plot([s.p99], [row], "o", color="#d64545", markersize=4)
-    axes.set_yticks(rows, [told(measure.labels) or name for measure in measures], fontsize=8)
+    axes.set_yticks(rows, [_own(measure, shared) or name for measure in measures], fontsize=8)
     axes.invert_yaxis()
-    axes.set_xlim(left=min(0.0, *(s.low for s in said)))
-    axes.set_xlabel(f"{measures[0].unit} (bar: median; line: least to p95; dot: p99)", fontsize=8)
-    axes.set_title(name.replace("_", " "), fontsize=10, loc="left")
+    if _is_wide([s.median for s in said]):
+        axes.set_xscale("log")
+        unit += ", logarithmic"
+    else:
+        axes.set_xlim(left=min(0.0, *(s.low for s in said)))
+    axes.set_xlabel(f"{unit} (bar: median; line: least to p95; dot: p99)", fontsize=8)
+    axes.set_title(f"{name.replace('_', ' ')}  {told(shared)}".rstrip(), fontsize=10, loc="left")
     axes.grid(axis="x", alpha=0.3)
     return figure
+
+
+def _axis(measures: Sequence[Measure]) -> tuple[str, float]:
+    """The unit that the axis has, and how many of the measures' own it is."""
+    unit = measures[0].unit
+    if unit != "bytes":
+        return unit, 1.0
+    largest = max(abs(value) for measure in measures for value in measure.values)
+    return ("GiB", float(1 << 30)) if largest >= 1 << 30 else ("MiB", float(1 << 20))
+
+
+def _shared(measures: Sequence[Measure]) -> Labels:
+    """The labels that all have alike; of a single measure none."""
+    first, *others = (measure.labels for measure in measures)
+    return {k: v for k, v in first.items() if others and all(o.get(k) == v for o in others)}
+
+
+def _own(measure: Measure, shared: Labels) -> str:
+    return told({k: v for k, v in measure.labels.items() if k not in shared})
+
+
+def _is_wide(medians: Sequence[float]) -> bool:
+    """Too far apart for one linear axis (which parts of a whole rarely are)."""
+    return min(medians) > 0 and max(medians) / min(medians) > _WIDE
 
 
 def timeline(spans: Sequence[Span]) -> Figure:

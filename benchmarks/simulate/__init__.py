@@ -1,0 +1,1 @@
+"""Scenarios and journals played on the simulator, under torpor's policy and under others."""

@@ -1,0 +1,75 @@
+"""``torpor simulate``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from benchmarks.cli_options import GateFile, Html, Out, Plots, Seed, complaining
+from controller.cli_common import Json
+
+
+def command(
+    scenario: Annotated[
+        str | None, typer.Argument(help="A shipped scenario's name, or a file.", metavar="SCENARIO")
+    ] = None,
+    journal: Annotated[
+        Path | None, typer.Option(help="Instead: what a fleet's journal says was asked.")
+    ] = None,
+    config: Annotated[Path | None, typer.Option(help="The fleet: a fleet.yaml.")] = None,
+    costs: Annotated[
+        str | None,
+        typer.Option(
+            help="a100, h100, h200, or a file of `bench wake --export-costs`. "
+            "None: a100; for a journal, what orders took there."
+        ),
+    ] = None,
+    policy: Annotated[
+        str, typer.Option(help="torpor, fifo-swap, fifo-sleep, ready-first, no-sleep, or all.")
+    ] = "torpor",
+    ttft: Annotated[
+        float | None, typer.Option(help="Objective: seconds to the first token.", min=0.001)
+    ] = None,
+    e2e: Annotated[
+        float | None, typer.Option(help="Objective: seconds to the last token.", min=0.001)
+    ] = None,
+    share: Annotated[
+        float | None, typer.Option(help="Objective: of the requests.", min=0.001, max=1)
+    ] = None,
+    devices: Annotated[int | None, typer.Option(help="So many instead.", min=1)] = None,
+    gpus: Annotated[bool, typer.Option(help="Find out how many the objective needs.")] = True,
+    write_journal: Annotated[
+        Path | None, typer.Option(help="Keep the journal of the run here.")
+    ] = None,
+    seed: Seed = 0,
+    out: Out = None,
+    plots: Plots = None,
+    html: Html = None,
+    gate: GateFile = None,
+    json: Json = False,
+) -> None:
+    """What a fleet would do: a scenario, or a journal, on the same core with simulated engines."""
+    with complaining():
+        from benchmarks.cli import publish
+        from benchmarks.running import BenchError, Run, measuring
+        from benchmarks.simulate.playing import play, size
+        from benchmarks.simulate.policies import chosen
+        from benchmarks.simulate.staging import stage_for
+
+        if (scenario is None) == (journal is None):
+            raise BenchError("give a SCENARIO, or --journal FILE")
+        staged = stage_for(scenario, journal, config, costs, seed, (ttft, e2e, share))
+        stage = staged.stage.resized(devices) if devices else staged.stage
+        policies, labels = chosen(policy), {"scenario": staged.name}
+
+        def simulate(run: Run) -> None:
+            for note in staged.notes:
+                run.note(note)
+            play(run, stage, staged.objective, policies, labels, write_journal)
+            if gpus:
+                size(run, stage, staged.objective, policies, labels)
+
+        result = measuring(Run("simulate", staged.settings, seed), simulate)
+        publish(result, out, plots, html, gate, json)

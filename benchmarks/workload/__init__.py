@@ -1,0 +1,1 @@
+"""What a fleet is asked, and how well it answered: shared by the live load and the simulator."""

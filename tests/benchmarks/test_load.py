@@ -1,0 +1,190 @@
+"""Open-loop load: what a client hears, that arrivals wait for nobody, a fleet of fake engines."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+import yaml
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+from typer.testing import CliRunner
+
+from benchmarks.cli import bench
+from benchmarks.load.benchmark import Options, target_of
+from benchmarks.load.client import Heard, body
+from benchmarks.load.fake_fleet import fake_fleet
+from benchmarks.load.sending import Load, send_all
+from benchmarks.load.watching import seen, watch
+from benchmarks.result import read
+from benchmarks.running import BenchError
+from benchmarks.workload.arrivals import Arrival, arrivals
+from benchmarks.workload.residency import Residency
+from benchmarks.workload.scenario import Scenario
+from controller.core.names import Depth, ModelName
+from controller.ports import FleetView, ModelView, ReplicaView
+
+TINY: dict[str, Any] = {
+    "duration_s": 30,
+    "models": [{"name": name, "weights_gib": 15} for name in ("a", "b")],
+    "arrivals": {"kind": "poisson", "per_s": 1},
+    "conversations": {"prompt_tokens": 5, "answer_tokens": 4},
+    "objective": {"ttft_s": 10},
+    "hardware": {"devices": 1, "device_gib": 30},
+}
+
+
+def arrival(number: int, at_s: float = 0.0, model: str = "a") -> Arrival:
+    return Arrival(number, at_s, model, number, 0, 0, 20, 3)
+
+
+def test_what_a_stream_says_is_heard() -> None:
+    heard = Heard()
+    for at, line in enumerate(
+        (
+            b": torpor phase=waking estimate_ms=900\n",
+            b": torpor state=woken queue_ms=1250 wake_ms=900\n",
+            b"\n",
+            b'data: {"choices": [{"text": ""}]}\n',
+            b'data: {"choices": [{"text": "one"}]}\n',
+            b'data: {"choices": [{"text": " two"}]}\n',
+            b'data: {"choices": [], "usage": {}}\n',
+            b"data: [DONE]\n",
+        )
+    ):
+        heard.line(line, float(at))
+    assert heard.queue_s == 1.25
+    assert heard.tokens_at == [4.0, 5.0]
+    assert not heard.error
+    heard.line(b'data: {"error": {"code": "engine_failed", "message": "m"}}\n', 9.0)
+    assert heard.error == "engine_failed"
+
+
+def test_prompts_have_their_length_share_their_beginning_and_fit_the_model() -> None:
+    first = body(Arrival(0, 0.0, "a", 7, 0, 0, 20, 30), "m", None, seed=1)
+    later = body(Arrival(5, 9.0, "a", 7, 1, 50, 70, 30), "m", None, seed=1)
+    assert len(first["prompt"].split()) == 20
+    assert later["prompt"].startswith(first["prompt"])
+    assert first["max_tokens"] == 30
+    cut = body(Arrival(0, 0.0, "a", 7, 0, 0, 5000, 900), "m", 1000, seed=1)
+    assert len(cut["prompt"].split()) + cut["max_tokens"] <= 1000
+
+
+class Engine:
+    """Answers nobody before ``crowd`` have asked, then all of them; refuses model ``busy``."""
+
+    def __init__(self, crowd: int) -> None:
+        self.crowd = asyncio.Barrier(crowd)
+
+    async def answer(self, request: web.Request) -> web.StreamResponse:
+        asked = await request.json()
+        if asked["model"] == "busy":
+            error = {"error": {"code": "backlog_full", "message": "m"}}
+            return web.json_response(error, status=429)
+        async with asyncio.timeout(10):
+            await self.crowd.wait()
+        response = web.StreamResponse(headers={"x-torpor-queue-ms": "40"})
+        await response.prepare(request)
+        for word in range(asked["max_tokens"]):
+            await response.write(b'data: {"choices": [{"text": "%d"}]}\n\n' % word)
+        return response
+
+
+async def sent(load: Load, engine: Engine) -> None:
+    app = web.Application()
+    app.router.add_post("/v1/completions", engine.answer)
+    loop = asyncio.get_running_loop()
+    async with TestServer(app) as server, aiohttp.ClientSession(server.make_url("/")) as http:
+        began = loop.time()
+        await send_all(load, http, lambda: loop.time() - began)
+
+
+def load_of(*due: Arrival) -> Load:
+    named = {"a": ModelName("m"), "busy": ModelName("busy")}
+    return Load(due, named, {}, 5.0, 0, Residency())
+
+
+async def test_arrivals_do_not_wait_for_answers() -> None:
+    load = load_of(*(arrival(number, number / 1000) for number in range(30)))
+    await sent(load, Engine(crowd=30))
+    assert len(load.outcomes) == 30
+    assert not any(outcome.shed for outcome in load.outcomes)
+    for outcome in load.outcomes:
+        assert outcome.queue_s == 0.04
+        assert len(outcome.inter_token_s) == 2
+        assert 0 < (outcome.ttft_s or 0) <= (outcome.e2e_s or 0)
+
+
+async def test_who_is_refused_is_counted_by_its_reason() -> None:
+    load = load_of(arrival(0), arrival(1, model="busy"))
+    await sent(load, Engine(crowd=1))
+    assert sorted(outcome.shed for outcome in load.outcomes) == ["", "backlog_full"]
+
+
+async def test_the_fleets_events_become_residency() -> None:
+    async def events(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        told = '{"replica": "m#0", "before": "A", "after": "%s", "why": "%s"}'
+        for after, why in (("FALLING_ASLEEP", "to LEVEL_2: idle"), ("ASLEEP", "")):
+            line = f"id: 1\nevent: replica\ndata: {told % (after, why)}\n\n"
+            await response.write(b": torpor\n\n" + line.encode())
+        return response
+
+    app = web.Application()
+    app.router.add_get("/fleet/events", events)
+    replica = ReplicaView("m#0", "AWAKE", None, "hbm", "n", ("0",), 1, 0, 0, 1.0)
+    model = ModelView("m", "awake", (replica,), False, 0, 0, None, 1.0, None, 0)
+    residency, ready = seen(FleetView((model,), (), 0)), asyncio.Event()
+    assert residency.states == {"m#0": "awake"}
+    async with TestServer(app) as server, aiohttp.ClientSession(server.make_url("/")) as http:
+        await watch(http, residency, lambda: 1.0, ready)
+    assert ready.is_set()
+    assert residency.states == {"m#0": "level_2"}
+    assert residency.demotions == {("level_2", "idle"): 1}
+
+
+def test_a_fake_fleet_has_the_scenarios_models_and_shrunk_sizes() -> None:
+    settings = fake_fleet(Scenario.model_validate(TINY), "a100", speed=10)
+    assert [model.spec.name for model in settings.models] == ["a", "b"]
+    spec, engine = settings.models[0]
+    awake = spec.footprints[Depth.AWAKE].device_bytes
+    assert awake == pytest.approx(23 * 2**20, rel=0.01)  # 15 GiB, 4 of KV and 4 besides
+    assert 2 * awake > settings.memory.device_bytes == 30 * 2**20
+    assert 3 < engine.engine_args["start_s"] < 6
+    assert spec.ladder.level_1_s == 30
+
+
+def test_one_fleet_is_asked_not_two(tmp_path: Path) -> None:
+    asked = Scenario.model_validate(TINY)
+    with pytest.raises(BenchError, match="give one of"):
+        target_of(asked, tmp_path / "f.yaml", "http://x", None, None, Options())
+
+
+@pytest.mark.parametrize("arguments", [["nope"], ["cron-agents", "--fake", "--costs", "nope"]])
+def test_what_cannot_be_asked_is_one_line(arguments: list[str]) -> None:
+    found = CliRunner().invoke(bench, ["load", *arguments])
+    assert found.exit_code == 2
+    assert len(found.stderr.strip().splitlines()) == 1
+
+
+@pytest.mark.ray
+@pytest.mark.timeout(180)
+def test_a_fleet_of_fake_engines_under_load(tmp_path: Path) -> None:
+    path, out = tmp_path / "tiny.yaml", tmp_path / "r.json"
+    path.write_text(yaml.safe_dump(TINY))
+    found = CliRunner().invoke(
+        bench, ["load", str(path), "--fake", "--speed", "10", "--seed", "4", "--out", str(out)]
+    )
+    assert found.exit_code == 0, found.stderr
+    result = read(out)
+    (requests,) = result.find("requests")
+    assert requests.values[0] == len(arrivals(Scenario.model_validate(TINY), seed=4))
+    (ttft,) = result.find("ttft")
+    (shed,) = result.find("shed")
+    assert len(ttft.values) + shed.values[0] == requests.values[0]
+    assert result.find("wakes", level="level_1")
+    assert {span.lane for span in result.timelines["tiny live"]} == {"a#0", "b#0"}
