@@ -2,6 +2,8 @@
 
 Each look at the demands ends with the first that changes anything; the plan then looks again.
 A demand that must wait claims what it waits for, so that those with less right do not take it.
+Only the first demand may have sleepers stopped: to those behind it, for whom everything that is
+coming free is claimed, room is often a few seconds away, and a cold start is a long one.
 """
 
 from __future__ import annotations
@@ -65,7 +67,7 @@ def _pursue(
             replica.id,
             can_evict=demand.urgency is not Urgency.GROWTH,
             can_drain=demand.urgency is Urgency.WAITED_FOR,
-            can_stop=demand.urgency is Urgency.WAITED_FOR,
+            can_stop=demand.urgency is Urgency.WAITED_FOR and not ahead,
             evict_to=demand.evict_to,
             ahead=ahead,
             behind=behind,
