@@ -10,6 +10,7 @@ import json
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 
 from rich.console import Console
 
@@ -19,11 +20,12 @@ from controller.core.fleet import Fleet
 from controller.core.lifecycle import Phase
 from controller.core.names import Depth, model_of
 from controller.settings import Settings
-from workers.engine import Report
+from workers.engine import KVExport, Report
 
 _TOLD = {
     Phase.STARTING: "starting",
     Phase.AWAKE: "awake",
+    Phase.HIBERNATING: "keeping its KV",
     Phase.FALLING_ASLEEP: "falling asleep",
     Phase.ASLEEP: "asleep",
     Phase.WAKING: "waking",
@@ -60,6 +62,14 @@ class Announcer:
         phases = ", ".join(f"{name} {s:.2f} s" for name, s in report.phases_s.items())
         held = (report.memory.device_bytes + report.memory.host_bytes) / (1 << 30)
         self._console.print(f"torpor:   {model} {order}: {phases}; holds {held:.2f} GiB")
+
+    def exported(self, model: str, export: KVExport) -> None:
+        size_mib = export.bytes / (1 << 20)
+        lost = f", {export.failed} lost" if export.failed else ""
+        self._console.print(
+            f"torpor:   {model} keeps {export.kept} chunks of KV{lost}"
+            f" ({size_mib:.0f} MiB written in {export.seconds:.2f} s)"
+        )
 
     def _tell(self, fleet: Fleet) -> None:
         first = next(iter(fleet.models))
@@ -110,6 +120,9 @@ class JsonAnnouncer:
             device_bytes=report.memory.device_bytes,
             host_bytes=report.memory.host_bytes,
         )
+
+    def exported(self, model: str, export: KVExport) -> None:
+        announce("kv", model=model, **asdict(export))
 
 
 def announce(event: str, **fields: object) -> None:

@@ -157,6 +157,25 @@ class RaySection(Section):
     """Small, since no tokens travel through Ray. Ray's own minimum is 75 MB."""
 
 
+class KVSection(Section):
+    """Keep KV across sleep: one server a node, a host tier, a durable tier."""
+
+    host_gib: Size = 1.0
+    """Shared memory of each node's host tier; taken off the node's budget."""
+    directory: str | None = None
+    """The durable tier, without Redis; relative to this file; none: ``kv`` in the state
+    directory."""
+    directory_limit_gib: Size = 10.0
+    redis: str | None = None
+    """``redis://[user@]host[:port]`` (Valkey too), or ``rediss://`` with TLS; none:
+    ``$TORPOR_REDIS_URL``. The password is ``$TORPOR_REDIS_PASSWORD``."""
+    redis_ca: str | None = None
+    """A certificate authority of your own, for ``rediss://``."""
+    isolation: Literal["tenant", "conversation", "none"] = "tenant"
+    """Who may find whose KV; a conversation is the header ``x-conversation-id``."""
+    chunk_tokens: Annotated[int, Field(ge=128, multiple_of=128)] = 128
+
+
 class IdleSection(Section):
     """Seconds since the end of the last response; each step a time or ``never``."""
 
@@ -202,6 +221,8 @@ class ModelDefaults(Section):
     idle: IdleSection = IdleSection()
     deepest: RestName = "stopped"
     pinned: bool = _MODEL.pinned
+    keeps_kv: bool = True
+    """Where the fleet has ``kv``; models without KV (``runner: pooling``) never do."""
     max_wait_s: Duration = _MODEL.max_wait_s
     max_restarts: Annotated[int, Field(ge=0)] = _MODEL.max_restarts
     canary_sampling: Annotated[float, Field(ge=0, le=1)] = 1.0
@@ -237,6 +258,8 @@ class FleetFile(Section):
     timeouts: TimeoutSection = TimeoutSection()
     journal: JournalSection = JournalSection()
     ray: RaySection = RaySection()
+    kv: KVSection | None = None
+    """None: what requests computed is lost at each sleep."""
     state_dir: str | None = None
     """Relative to this file; none: ``$TORPOR_STATE_DIR``, or ``~/.local/state/torpor``."""
     log_dir: str | None = None

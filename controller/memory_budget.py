@@ -26,9 +26,12 @@ class MemoryBudget:
     host_bytes: int | None
     host_fraction: float
     nodes: tuple[NodeBudget, ...]
+    kv_host_bytes: int = 0
+    """Of each node, for the KV tier: taken off the host's budget, and where host and device are
+    one memory off the device's."""
 
     @classmethod
-    def of(cls, section: MemorySection) -> MemoryBudget:
+    def of(cls, section: MemorySection, kv_host_bytes: int = 0) -> MemoryBudget:
         device, host = _bytes(section.device_budget_gib), _bytes(section.host_budget_gib)
         nodes = tuple(
             NodeBudget(
@@ -39,7 +42,9 @@ class MemoryBudget:
             )
             for node in section.nodes
         )
-        return cls(device, section.device_fraction, host, section.host_fraction, nodes)
+        return cls(
+            device, section.device_fraction, host, section.host_fraction, nodes, kv_host_bytes
+        )
 
     def limit(self, found: NodeFound) -> NodeFound:
         """The node with what the fleet may use of it, instead of all it has."""
@@ -49,10 +54,16 @@ class MemoryBudget:
         return replace(
             found,
             devices=tuple(
-                (name, _share(device, self.device_fraction, size)) for name, size in found.devices
+                (name, max(0, _share(device, self.device_fraction, size) - self._taken(name)))
+                for name, size in found.devices
             ),
-            host_bytes=_share(host, self.host_fraction, found.host_bytes),
+            host_bytes=max(
+                0, _share(host, self.host_fraction, found.host_bytes) - self.kv_host_bytes
+            ),
         )
+
+    def _taken(self, device: str) -> int:
+        return self.kv_host_bytes if device == "cpu" else 0
 
     def largest_device_bytes(self) -> int | None:
         """Of any node; None where some budget is a share of what is not known yet."""

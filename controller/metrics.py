@@ -14,7 +14,14 @@ from functools import lru_cache
 from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
-from controller.core.commands import Command, SleepEngine, StartEngine, StopEngine, WakeEngine
+from controller.core.commands import (
+    Command,
+    GrantLease,
+    SleepEngine,
+    StartEngine,
+    StopEngine,
+    WakeEngine,
+)
 from controller.core.events import (
     CanaryDisagreed,
     EngineFailed,
@@ -24,16 +31,23 @@ from controller.core.events import (
     EngineStopped,
     EngineWoke,
     Event,
+    KVExportFailed,
+    LeaseReleased,
+    RequestArrived,
 )
 from controller.core.names import Depth, Instant, ModelState, OpId, ReplicaId, model_of
 from controller.gauges import FleetGauges
+from controller.kv_metrics import KVMetrics
 from controller.ports import FleetView
-from workers.engine import Report
+from workers.engine import KVExport, Report
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 
 _WAIT_BUCKETS = (0.001, 0.005, 0.01, 0.05, 0.1, 0.25, 0.5, 1, 2, 3, 5, 10, 20, 30, 60, 120, 300)
 _ORDER_BUCKETS = (0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 1, 2, 3, 5, 8, 13, 20, 30, 45, 60, 90, 180, 600)
+
+_NOT_COUNTED = frozenset({RequestArrived, LeaseReleased})
+"""The two events of nearly every request; the API counts those."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +70,7 @@ class Metrics:
         ProcessCollector(registry=self._registry)
         self._requests()
         self._orders()
+        self.kv = KVMetrics(self._registry)
 
     # from the API
 
@@ -81,9 +96,11 @@ class Metrics:
 
     def saw(self, event: Event, commands: Sequence[Command], fleet: object = None) -> None:
         """One step of the core; ``fleet`` is there for the driver's Observer and not read."""
-        self._saw_event(event)
+        if type(event) not in _NOT_COUNTED:
+            self._saw_event(event)
         for command in commands:
-            self._saw_command(event.at, command)
+            if type(command) is not GrantLease:
+                self._saw_command(event.at, command)
 
     def reported(self, model: str, order: str, depth: Depth, report: Report) -> None:
         """What an engine said of an order it carried out: seconds by phase, bytes freed."""
@@ -93,6 +110,9 @@ class Metrics:
         for kind, freed in report.freed.items():
             if kind != "remained":
                 self._freed.labels(model, level, kind).inc(max(0, freed))
+
+    def exported(self, model: str, export: KVExport) -> None:
+        self.kv.exported(model, export)
 
     def demoted(self, model: str, depth: Depth, reason: str) -> None:
         """A demotion was decided: ``idle``, ``evicted``, ``ordered`` … to ``depth``."""
@@ -172,6 +192,8 @@ class Metrics:
                 self._ended(event.replica, event.op, event.at, "canary_mismatch")
             case EngineFailed():
                 self._ended(event.replica, event.op, event.at, "failed")
+            case KVExportFailed():
+                self.kv.export_failed(model_of(event.replica))
             case EngineLost():
                 self._losses.labels(model_of(event.replica)).inc()
                 self._ended(event.replica, None, event.at, "lost")

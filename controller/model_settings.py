@@ -48,6 +48,8 @@ class Surroundings:
     is_joined: bool
     """To a Ray cluster whose nodes may have directories that this one has not."""
     hub: HubAccess
+    keeps_kv: bool = False
+    """The fleet has a KV tier."""
 
 
 def configure_models(
@@ -90,7 +92,7 @@ def _configure(written: ModelEntry, around: Surroundings) -> ConfiguredModel:
         engine = within_kv(engine, checkpoint, kv_bytes, entry.tensor_parallel)
     footprints = footprints_of(entry, checkpoint, kv_bytes, around.device)
     must_fit(footprints, around.memory)
-    return ConfiguredModel(_spec(entry, footprints), engine)
+    return ConfiguredModel(_spec(entry, footprints, engine.keeps_kv), engine)
 
 
 def _with_defaults(entry: ModelEntry, defaults: Mapping[str, Any]) -> ModelEntry:
@@ -146,10 +148,11 @@ def _engine(entry: ModelEntry, around: Surroundings, kv_bytes: int) -> EngineSpe
         env=dict(entry.env),
         kind=entry.kind,
         canary_sampling=entry.canary_sampling,
+        keeps_kv=around.keeps_kv and entry.keeps_kv and arguments.get("runner") != "pooling",
     )
 
 
-def _spec(entry: ModelEntry, footprints: dict[Depth, Footprint]) -> ModelSpec:
+def _spec(entry: ModelEntry, footprints: dict[Depth, Footprint], keeps_kv: bool) -> ModelSpec:
     return ModelSpec(
         name=ModelName(entry.name),
         footprints=footprints,
@@ -158,6 +161,7 @@ def _spec(entry: ModelEntry, footprints: dict[Depth, Footprint]) -> ModelSpec:
         ladder=Ladder(**entry.idle.model_dump()),
         deepest=Depth[entry.deepest.upper()],
         pinned=entry.pinned,
+        keeps_kv=keeps_kv,
         max_wait_s=entry.max_wait_s,
         max_restarts=entry.max_restarts,
     )

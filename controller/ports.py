@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from controller.core.names import ModelState, RejectReason
-from workers.engine import Endpoint, EngineSpec, Report, Rest, Started
+from workers.engine import Endpoint, EngineSpec, KVExport, Report, Rest, Started
 from workers.pool_values import EngineDied as EngineDied
 from workers.pool_values import EngineSeen as EngineSeen
 from workers.pool_values import NodeFound as NodeFound
@@ -41,6 +41,10 @@ class Pool(Protocol):
     ) -> Started: ...
 
     async def sleep(self, replica: str, rest: Rest) -> Report: ...
+
+    async def export(self, replica: str) -> KVExport:
+        """What its requests computed, to the KV tier. Raises EngineError; the engine is well."""
+        ...
 
     async def wake(self, replica: str) -> Report: ...
 
@@ -77,6 +81,8 @@ class Lease:
     max_wait_s: float | None = None
     """The limit that the wait was under; a retry on another engine gets what remains of it.
     None: not told, a retry waits under the model's own limit again."""
+    kv_identity: str = ""
+    """What goes into the salt of a request there (``kv_store.keys``); empty: it keeps no KV."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,12 +23,21 @@ from controller.config_errors import ConfigError, Problem, from_pydantic
 from controller.config_schema import FleetFile, PolicySection, known_keys
 from controller.core.names import CostGuess, Depth, FleetPolicy
 from controller.hub import HubAccess
+from controller.kv_settings import KVSettings, password_of
 from controller.memory_budget import MemoryBudget
 from controller.model_settings import ConfiguredModel, Surroundings, configure_models
 from controller.server_settings import MIB, ServerSettings, serve_as, under
 from controller.yaml_file import read_yaml
 
-__all__ = ["ConfigError", "ConfiguredModel", "Settings", "from_models", "load", "read_model"]
+__all__ = [
+    "ConfigError",
+    "ConfiguredModel",
+    "Settings",
+    "from_models",
+    "load",
+    "password_of_store",
+    "read_model",
+]
 
 _WITHOUT_A_FILE: dict[str, Any] = {
     "idle": {"kv_released_s": 60, "level_1_s": 300, "level_2_s": 1800, "stopped_s": "never"}
@@ -70,6 +79,7 @@ class Settings:
     timeouts: OrderTimeouts
     journal: JournalLimits
     ray: RaySettings
+    kv: KVSettings | None
     state_dir: Path
     log_dir: Path
     log_level: str
@@ -116,6 +126,11 @@ def from_models(
     return _build(raw, None, os.environ if environ is None else environ, server)
 
 
+def password_of_store() -> str:
+    """Of the durable KV tier; it is in no Settings, since these are written to a file."""
+    return password_of(os.environ)
+
+
 def read_model(entry: Mapping[str, object], settings: Settings) -> ConfiguredModel:
     """One entry of ``models``, as if it stood in the file. Raises ConfigError."""
     file = _parse({"models": [dict(entry)]})
@@ -146,7 +161,9 @@ def _build(
         raw = {**raw, "server": {**section, **overrides}}
     file = _parse(raw)
     base = source.parent if source else Path.cwd()
-    memory = MemoryBudget.of(file.memory)
+    state_dir = _state_dir(file.state_dir, base, environ)
+    kv = KVSettings.of(file.kv, base, state_dir, environ) if file.kv else None
+    memory = MemoryBudget.of(file.memory, kv.host_bytes if kv else 0)
     device = _device(environ.get("TORPOR_DEVICE") or "auto", file.device)
     surroundings = Surroundings(
         base=base,
@@ -155,8 +172,8 @@ def _build(
         defaults=_as_written(file.defaults.model_dump(exclude_unset=True)),
         is_joined=file.ray.address is not None,
         hub=HubAccess.of(environ),
+        keeps_kv=kv is not None,
     )
-    state_dir = _state_dir(file.state_dir, base, environ)
     return Settings(
         device=device,
         models=configure_models(file.models, surroundings),
@@ -166,6 +183,7 @@ def _build(
         timeouts=OrderTimeouts(**file.timeouts.model_dump()),
         journal=JournalLimits(int(file.journal.max_mib * MIB), file.journal.files),
         ray=RaySettings(file.ray.address, file.ray.object_store_mib),
+        kv=kv,
         state_dir=state_dir,
         log_dir=under(base, file.log_dir) if file.log_dir else state_dir / "logs",
         log_level=file.log_level.upper(),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -22,9 +23,10 @@ from controller.drivers.live import LiveDriver
 from controller.journal import Journal
 from controller.metrics import Metrics
 from controller.ports import InvalidModel, Pool
-from controller.settings import ConfigError, Settings, read_model
+from controller.settings import ConfigError, Settings, password_of_store, read_model
+from kv_store.keys import Isolation
 from workers.capacity import MemoryPolicy
-from workers.engine import EngineSpec, Report
+from workers.engine import EngineSpec, KVExport, Report
 from workers.pool_values import OrderLimits
 from workers.ray_pool import RayPool
 
@@ -64,6 +66,7 @@ def build(settings: Settings, ray_address: str) -> Controller:
             stop_s=settings.timeouts.stop_s,
         ),
         memory=MemoryPolicy(share=1.0),
+        kv=settings.kv.tier(password_of_store()) if settings.kv else None,
     )
     return assemble(settings, pool)
 
@@ -74,7 +77,10 @@ def assemble(settings: Settings, pool: Pool) -> Controller:
     driver = LiveDriver(fleet, pool, settings.models, settings.memory.limit)
     metrics = Metrics()
     journal = Journal(
-        settings.state_dir / "journal.jsonl", settings.journal.max_bytes, settings.journal.files
+        settings.state_dir / "journal.jsonl",
+        settings.journal.max_bytes,
+        settings.journal.files,
+        soon=lambda flush: asyncio.get_running_loop().call_soon(flush),
     )
     announcing = JsonAnnouncer if settings.announces_json else Announcer
     announcer = announcing(settings.server.host, settings.server.port)
@@ -93,7 +99,10 @@ def assemble(settings: Settings, pool: Pool) -> Controller:
 
     api = ApiSettings(
         keys=settings.server.keys,
-        inference=InferenceLimits(max_body_bytes=settings.server.max_body_bytes),
+        inference=InferenceLimits(
+            max_body_bytes=settings.server.max_body_bytes,
+            kv_isolation=settings.kv.isolation if settings.kv else Isolation.TENANT,
+        ),
     )
     app = create_app(api, LiveLeases(driver), control, metrics, lifespan=lifespan)
     return Controller(app, settings)
@@ -117,4 +126,7 @@ class _Journalist:
         self._journal.record(event, commands)
 
     def reported(self, model: str, order: str, depth: Depth, report: Report) -> None:
+        return None
+
+    def exported(self, model: str, export: KVExport) -> None:
         return None

@@ -15,7 +15,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
-from workers.engine import Engine, EngineError, EngineSpec, Memory, Report, Rest, Started
+from workers.engine import (
+    Engine,
+    EngineError,
+    EngineSpec,
+    KVExport,
+    Memory,
+    Report,
+    Rest,
+    Started,
+)
 from workers.pool_values import EngineSeen
 
 T = TypeVar("T")
@@ -83,6 +92,7 @@ class EngineActor:
                 endpoint=started.endpoint,
                 max_model_len=started.max_model_len,
                 spec=self._spec,
+                kv_identity=started.kv_identity,
             )
             self._is_starting = False
             return replace(started, pids=self._pids)
@@ -92,6 +102,10 @@ class EngineActor:
 
     async def wake(self) -> Report:
         return await self._order(lambda engine: engine.wake(), None)
+
+    async def export(self) -> KVExport:
+        async with self._one_at_a_time:
+            return await _in_our_words(self._running().export)
 
     async def stop(self) -> None:
         """Not in turn: it ends whatever is under way."""
@@ -112,7 +126,8 @@ class EngineActor:
             seen, self._seen = self._seen, None
             report = await _in_our_words(lambda: order(engine))
             if seen is not None:
-                self._seen = replace(seen, rest=rest, memory=report.memory)
+                identity = report.kv_identity if rest is None else seen.kv_identity
+                self._seen = replace(seen, rest=rest, memory=report.memory, kv_identity=identity)
             return report
 
     def _running(self) -> Engine:

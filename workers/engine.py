@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Protocol
 
+from kv_store.settings import KVAttachment
+
 
 class Rest(Enum):
     """Where a sleeping engine keeps its weights; vLLM's levels, and the rung above them."""
@@ -37,6 +39,10 @@ class EngineSpec:
     """``vllm`` or ``fake``."""
     canary_sampling: float = 1.0
     """Share of wakes after which the canary is asked; 1.0: every one."""
+    keeps_kv: bool = False
+    """It is to be attached to the KV tier of its node, where there is one."""
+    kv: KVAttachment | None = None
+    """The node's KV tier. A model without KV, or whose name LMCache cannot take, starts without."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +74,21 @@ class Report:
     phases_s: dict[str, float]
     freed: dict[str, int] = field(default_factory=dict)
     """Bytes that came free by kind (weights, packed, kv), and ``remained``: what did not."""
+    kv_identity: str = ""
+    """What its KV depends on but for the asker (``kv_store.keys``); empty: it keeps none.
+    Told by starts and wakes; the weights may have changed."""
+
+
+@dataclass(frozen=True, slots=True)
+class KVExport:
+    """What stands in the durable tier, in chunks; ``failed`` ones will be recomputed."""
+
+    kept: int
+    """All that are there; ``written`` of them came during the export."""
+    written: int
+    failed: int
+    bytes: int
+    seconds: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +130,11 @@ class Engine(Protocol):
 
     async def wake(self) -> Report:
         """Raises CanaryMismatch if the answers are not those from before."""
+        ...
+
+    async def export(self) -> KVExport:
+        """What its requests computed, to the durable tier. Nothing may be running. Raises
+        EngineError where it keeps no KV, or the tier is away."""
         ...
 
     async def stop(self) -> None: ...

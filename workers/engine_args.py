@@ -13,6 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from kv_store.attach import kv_transfer_config
 from workers.engine import EngineSpec
 
 MIB = 1024 * 1024
@@ -50,6 +51,7 @@ OURS = frozenset(
         "tokens_only",
         "enable_log_requests",
         "enable_log_outputs",
+        "kv_transfer_config",
     ]
 )
 """Decided by torpor: address, key, name, sleep, and what would open another way in or log."""
@@ -91,6 +93,7 @@ def effective_args(spec: EngineSpec, *, device: str) -> dict[str, Any]:
         | {"model": spec.path, "served_model_name": [spec.model]}
         | ({"revision": spec.revision} if spec.revision else {})
         | _sleep(device)
+        | _kv(spec)
     )
 
 
@@ -117,3 +120,10 @@ def _sleep(device: str) -> dict[str, Any]:
     if device == "cpu":
         return {"worker_cls": CPU_WORKER}
     return {"enable_sleep_mode": True, "worker_extension_cls": CUDA_EXTENSION}
+
+
+def _kv(spec: EngineSpec) -> dict[str, Any]:
+    """LMCache's keys end at an ``@``, so a name with one has no place in them."""
+    if spec.kv is None or "@" in spec.path:
+        return {}
+    return {"kv_transfer_config": kv_transfer_config(spec.kv), "enable_prompt_tokens_details": True}

@@ -17,12 +17,15 @@ _ALWAYS = {
     # Usage statistics would leave the machine.
     "VLLM_NO_USAGE_STATS": "1",
     "DO_NOT_TRACK": "1",
+    "LMCACHE_TRACK_USAGE": "false",
     # Administrative routes (sleep, collective_rpc, reset) are not to exist.
     "VLLM_SERVER_DEV_MODE": "0",
     "VLLM_ALLOW_INSECURE_SERIALIZATION": "0",
     "VLLM_DEBUG_LOG_API_SERVER_RESPONSE": "0",
     # Warnings come a hundred at a time, again at each reload; what is fatal is raised.
     "VLLM_LOGGING_LEVEL": "ERROR",
+    "LMCACHE_LOG_LEVEL": "ERROR",
+    "LMCACHE_DISABLE_BANNER": "1",
     "TOKENIZERS_PARALLELISM": "false",
 }
 

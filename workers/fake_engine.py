@@ -24,6 +24,7 @@ from workers.engine import (
     Endpoint,
     EngineError,
     EngineSpec,
+    KVExport,
     Memory,
     Report,
     Rest,
@@ -39,6 +40,7 @@ class FakeArgs:
     """What a fake engine can be told."""
 
     start_s: float = 0.0
+    export_s: float = 0.0
     sleep_s: float = 0.0
     wake_s: float = 0.0
     stop_s: float = 0.0
@@ -56,7 +58,7 @@ class FakeArgs:
     shm_bytes: int = 0
     """A shared-memory segment of this size, left behind unless stopped in order."""
     faults: dict[str, list[str]] = field(default_factory=dict)
-    """By order (start, sleep, wake, stop, request): fail, hang, canary, die, drop or ok."""
+    """By order (start, export, sleep, wake, stop, request): fail, hang, canary, die, drop or ok."""
 
 
 def _kill_this_process() -> None:
@@ -99,6 +101,7 @@ class FakeEngine:
             endpoint=Endpoint("127.0.0.1", port, self._key),
             max_model_len=self._args.max_model_len,
             pids=(os.getpid(), *(child.pid for child in self._children)),
+            kv_identity=self._kv_identity(),
         )
 
     async def sleep(self, rest: Rest) -> Report:
@@ -116,7 +119,13 @@ class FakeEngine:
         async with self._order("wake", self._args.wake_s):
             self._rest = None
             self._voice.awake.set()
-        return Report(self._memory(), {"weights": time.monotonic() - began, "canary": 0.0})
+        phases_s = {"weights": time.monotonic() - began, "canary": 0.0}
+        return Report(self._memory(), phases_s, kv_identity=self._kv_identity())
+
+    async def export(self) -> KVExport:
+        began = time.monotonic()
+        async with self._order("export", self._args.export_s):
+            return KVExport(1, 1, 0, self._args.kv_bytes, time.monotonic() - began)
 
     async def stop(self) -> None:
         async with self._order("stop", self._args.stop_s):
@@ -160,6 +169,9 @@ class FakeEngine:
 
     def _next_request_fault(self) -> str | None:
         return self._next_fault("request")
+
+    def _kv_identity(self) -> str:
+        return f"fake {self._spec.model}" if self._spec.keeps_kv else ""
 
     def _memory(self) -> Memory:
         args = self._args

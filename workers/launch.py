@@ -91,10 +91,17 @@ def configure(args: Namespace) -> Launched:
     if current_platform.is_cpu():
         import_architectures(Path(args.model))
     engine_args = AsyncEngineArgs.from_cli_args(args)
+    if engine_args.kv_transfer_config is not None and not has_kv(engine_args):
+        engine_args.kv_transfer_config = None
     config = engine_args.create_engine_config(UsageContext.OPENAI_API_SERVER)
     if not config.model_config.skip_tokenizer_init:
         cached_tokenizer_from_config(config.model_config)
     return Launched(config, log_stats=not args.disable_log_stats)
+
+
+def has_kv(engine_args: AsyncEngineArgs) -> bool:
+    """An embedding model does not start with a KV connector."""
+    return bool(engine_args.create_model_config().runner_type == "generate")
 
 
 def import_architectures(model: Path) -> None:

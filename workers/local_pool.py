@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
-from workers.engine import EngineError, EngineGone, EngineSpec, Report, Rest, Started
+from workers.engine import EngineError, EngineGone, EngineSpec, KVExport, Report, Rest, Started
 from workers.fake_engine import FakeEngine
 from workers.fake_server import Counts
 from workers.pool_values import EngineDied, EngineSeen, NodeFound, OrderLimits
@@ -87,6 +87,7 @@ class LocalPool:
             endpoint=started.endpoint,
             max_model_len=started.max_model_len,
             spec=spec,
+            kv_identity=started.kv_identity,
         )
         return started
 
@@ -94,6 +95,10 @@ class LocalPool:
         running = self._get(replica)
         order = self._remembered(running, running.engine.sleep(rest), rest)
         return await self._register.carried_out(replica, order, self._limits.sleep_s)
+
+    async def export(self, replica: str) -> KVExport:
+        order = self._get(replica).engine.export()
+        return await self._register.carried_out(replica, order, self._limits.export_s)
 
     async def wake(self, replica: str) -> Report:
         running = self._get(replica)
@@ -133,7 +138,8 @@ class LocalPool:
         seen, running.seen = running.seen, None
         report = await order
         if seen is not None:
-            running.seen = replace(seen, rest=rest, memory=report.memory)
+            identity = report.kv_identity if rest is None else seen.kv_identity
+            running.seen = replace(seen, rest=rest, memory=report.memory, kv_identity=identity)
         return report
 
     def _died(self, replica: str, incarnation: int, reason: str) -> None:

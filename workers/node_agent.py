@@ -17,8 +17,11 @@ from functools import partial
 from hashlib import sha256
 from pathlib import Path
 
+from kv_store.lmcache_server import LMCacheServer, ServerDidNotStart
+from kv_store.settings import KVAttachment, TierSettings
 from workers import leavings, processes
 from workers.capacity import MemoryPolicy, devices_and_host
+from workers.kv_tier import KVTier
 from workers.pool_values import EngineDied, NodeFound
 
 _KEPT_DEATHS = 1000
@@ -45,6 +48,8 @@ class NodeAgent:
         self._dead: list[EngineDied] = []
         self._forgotten = 0
         self._news = asyncio.Event()
+        self._kv: KVTier | None = None
+        self._tier: LMCacheServer | None = None
         leavings.sweep()
 
     async def ping(self) -> int:
@@ -54,11 +59,42 @@ class NodeAgent:
         devices, host_bytes = devices_and_host(policy)
         return NodeFound(node, devices, host_bytes)
 
+    async def keep_kv(
+        self, settings: TierSettings, log: str, ports: tuple[int, int] | None
+    ) -> KVAttachment:
+        """The node's KV server, which may still be starting; ``ports``: where engines know it."""
+        if self._kv is not None and self._kv.settings == settings:
+            return self._kv.attachment
+        if self._kv is not None:
+            ports = self._kv.ports
+            await self._kv.close()
+        self._kv = KVTier(settings, Path(log), ports)
+        return self._kv.attachment
+
     async def prepare(self, mark: str) -> str:
         """The engine's own temporary directory: its sockets are removed with it."""
         directory = _directory(mark)
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         return str(directory)
+
+    async def open_tier(self, settings: TierSettings, log: str) -> KVAttachment:
+        """The node's KV server, started at the first call; it dies with this process.
+
+        Raises ServerDidNotStart.
+        """
+        if self._tier is None:
+            self._tier = LMCacheServer(settings, Path(log))
+            try:
+                await self._tier.start()
+            except ServerDidNotStart:
+                self._tier = None
+                raise
+        return self._tier.attachment
+
+    async def close_tier(self) -> None:
+        tier, self._tier = self._tier, None
+        if tier is not None:
+            await tier.stop()
 
     async def watch(self, replica: str, incarnation: int, mark: str, pids: list[int]) -> None:
         """Report the end of any of ``pids`` as the engine's death; may be told more of them."""

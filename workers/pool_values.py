@@ -32,6 +32,8 @@ class EngineSeen:
     endpoint: Endpoint
     max_model_len: int
     spec: EngineSpec
+    kv_identity: str = ""
+    """As its start or its last wake told."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +48,7 @@ class OrderLimits:
     """How long a pool waits for each order before it raises OrderTimedOut."""
 
     start_s: float = 900.0
+    export_s: float = 30.0
     sleep_s: float = 120.0
     wake_s: float = 120.0
     stop_s: float = 10.0

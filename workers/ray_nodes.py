@@ -10,19 +10,22 @@ import asyncio
 import logging
 from collections.abc import Collection
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
+from hashlib import sha256
+from pathlib import Path
 from typing import Any
 
 import ray
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from kv_store.settings import KVAttachment, TierSettings
 from workers.capacity import MemoryPolicy
 from workers.engine import EngineError, EngineGone
 from workers.node_agent import NodeAgent
 from workers.pool_values import EngineDied, NodeFound
-from workers.ray_orders import answer, python_path
+from workers.ray_orders import answer, python_path, slug
 
 log = logging.getLogger(__name__)
 
@@ -42,13 +45,23 @@ class Node:
     """What the agent measured; None until the node has joined."""
     told: int = 0
     """How many of the agent's deaths are known."""
+    kv: KVAttachment | None = None
+    """Its KV tier; None where the fleet keeps no KV."""
     wards: dict[str, tuple[str, int, list[int]]] = field(default_factory=dict)
     """What the agent watches, by mark: told again to its successor."""
 
 
 class RayNodes:
-    def __init__(self, namespace: str, memory: MemoryPolicy) -> None:
+    def __init__(
+        self,
+        namespace: str,
+        memory: MemoryPolicy,
+        kv: TierSettings | None = None,
+        log_dir: Path | None = None,
+    ) -> None:
         self._namespace = namespace
+        self._kv = kv
+        self._log_dir = log_dir or Path()
         self._memory = memory
         self._fleet = ""
         self._nodes: dict[str, Node] = {}
@@ -137,6 +150,7 @@ class RayNodes:
                 await self._attach(node)
                 if known is not None:
                     await self._bury_strangers(node, known)
+                await self._keep_kv(node)
                 node.found = await answer(node.agent.measure.remote(node.name, self._memory))
         except (EngineError, RayError, TimeoutError) as error:
             log.warning("node %s cannot join: %r", node.name, error)
@@ -178,15 +192,27 @@ class RayNodes:
         if not await self._is_alive(node):
             raise EngineGone(f"node {node.name} is gone")
         await self._attach(node)
+        await self._keep_kv(node)
         for replica, incarnation, pids in list(node.wards.values()):
             await self.watch(node, replica, incarnation, pids)
+
+    async def _keep_kv(self, node: Node) -> None:
+        """One server a node and fleet, by a name of its own: several may share a host."""
+        if self._kv is None:
+            return
+        name = sha256(f"{self._fleet}/{node.id}".encode()).hexdigest()[:12]
+        settings = replace(self._kv, name=name)
+        ports = (node.kv.port, node.kv.http_port) if node.kv and node.kv.http_port else None
+        log = str(self._log_dir / f"kv-{slug(node.name)}.log")
+        node.kv = await answer(node.agent.keep_kv.remote(settings, log, ports))
 
     async def _is_alive(self, node: Node) -> bool:
         return node.id in await self._alive()
 
     async def _alive(self) -> dict[str, str]:
-        """Names by Ray's id."""
-        rows = [row for row in await asyncio.to_thread(ray.nodes) if row["Alive"]]
+        """Names by Ray's id. A node that declares no CPUs (``ray start --num-cpus=0``: a cluster's
+        head, a controller's own) carries no engines."""
+        rows = [row for row in await asyncio.to_thread(ray.nodes) if _carries_engines(row)]
         names = [row["NodeName"] for row in rows]
         fresh = {
             row["NodeID"]: row["NodeName"]
@@ -213,6 +239,10 @@ class RayNodes:
         create = _agent_class().options(**options).remote
         node.agent = await asyncio.to_thread(create, self._fleet)
         node.told = await answer(node.agent.deaths_so_far.remote())
+
+
+def _carries_engines(row: dict[str, Any]) -> bool:
+    return bool(row["Alive"] and row["Resources"].get("CPU"))
 
 
 @cache

@@ -10,18 +10,21 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Collection, Coroutine
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import ray
 from ray.exceptions import RayError
 
+from kv_store.settings import TierSettings
 from workers.actor import Description, Place
 from workers.capacity import MemoryPolicy
 from workers.engine import (
     EngineError,
     EngineGone,
     EngineSpec,
+    KVExport,
     Report,
     Rest,
     Started,
@@ -36,7 +39,8 @@ from workers.register import Register
 class RayPool:
     """``state_dir`` holds canaries, and logs unless ``log_dir`` does, on each node;
     ``environment`` is what Ray needs to join (``RayHead.environment``) and is put into this
-    process's environment by ``open``; every ``look_s`` seconds Ray is asked for its nodes."""
+    process's environment by ``open``; every ``look_s`` seconds Ray is asked for its nodes. ``kv``:
+    the KV server of each node (its ``name`` is the pool's to give)."""
 
     def __init__(
         self,
@@ -48,6 +52,7 @@ class RayPool:
         namespace: str = "torpor",
         limits: OrderLimits | None = None,
         memory: MemoryPolicy | None = None,
+        kv: TierSettings | None = None,
         look_s: float = 2.0,
     ) -> None:
         self._address = address
@@ -58,7 +63,7 @@ class RayPool:
         self._namespace = namespace
         self._limits = limits or OrderLimits()
         self._register = Register()
-        self._nodes = RayNodes(namespace, memory or MemoryPolicy())
+        self._nodes = RayNodes(namespace, memory or MemoryPolicy(), kv, self._log_dir)
         self._actors: dict[tuple[str, int], Any] = {}
         self._places: dict[tuple[str, int], str] = {}
         self._creating: dict[tuple[str, int], asyncio.Future[Any]] = {}
@@ -125,6 +130,10 @@ class RayPool:
         order: Coroutine[Any, Any, Report] = self._order(replica, "sleep", rest)
         return await self._register.carried_out(replica, order, self._limits.sleep_s)
 
+    async def export(self, replica: str) -> KVExport:
+        order: Coroutine[Any, Any, KVExport] = self._order(replica, "export")
+        return await self._register.carried_out(replica, order, self._limits.export_s)
+
     async def wake(self, replica: str) -> Report:
         order: Coroutine[Any, Any, Report] = self._order(replica, "wake")
         return await self._register.carried_out(replica, order, self._limits.wake_s)
@@ -153,6 +162,8 @@ class RayPool:
     ) -> Started:
         mark = self._nodes.mark(replica, incarnation)
         where = self._nodes.get(node)
+        if spec.keeps_kv:
+            spec = replace(spec, kv=where.kv)
         tmp_dir: str = await answer(where.agent.prepare.remote(mark))
         place = self._place(replica, incarnation, spec, node, devices)
         options = actor_options(place, spec, mark=mark, tmp_dir=tmp_dir, node_id=where.id)

@@ -29,6 +29,7 @@ from workers.engine import (
     EngineError,
     EngineGone,
     EngineSpec,
+    KVExport,
     Memory,
     Report,
     Rest,
@@ -38,11 +39,15 @@ from workers.engine import (
 from workers.engine_args import effective_args
 from workers.env import device_kind
 from workers.imports import import_vllm
+from workers.kv_identity import identity_of
+from workers.kv_seat import KVSeat
 from workers.memory import anonymous_bytes, family, measure
 from workers.openai_server import OpenAIServer, build_app
 from workers.phases import Phases
 from workers.questions import Canary
 
+EXPORT_S = 20.0
+"""What has not reached the durable tier by then is recomputed."""
 _DEPTH = {None: 0, Rest.KV_RELEASED: 1, Rest.LEVEL_1: 2, Rest.LEVEL_2: 3}
 
 
@@ -63,6 +68,8 @@ class VllmEngine:
         self._canary = Canary(spec, device=self._device, path=canary_path)
         self._launched: Any = None
         self._server: OpenAIServer | None = None
+        self._seat: KVSeat | None = None
+        self._kv_identity = ""
         self._rest: Rest | None = None
         self._luck = random.Random()
 
@@ -94,15 +101,23 @@ class VllmEngine:
             await self._wake_up(phases)
             if self._luck.random() < self._spec.canary_sampling:
                 await self._check(phases)
-        return Report(self._measure(), phases.seconds)
+        return Report(self._measure(), phases.seconds, kv_identity=self._kv_identity)
+
+    async def export(self) -> KVExport:
+        if self._seat is None or not self._kv_identity:
+            raise EngineError("this engine keeps no KV")
+        async with self._in_our_words():
+            return await self._seat.export(self._spec.path, EXPORT_S)
 
     async def stop(self) -> None:
-        server, launched = self._server, self._launched
-        self._server = self._launched = None
+        server, launched, seat = self._server, self._launched, self._seat
+        self._server = self._launched = self._seat = None
         if server is not None:
             await server.stop()
         if launched is not None:
             await launched.close()
+        if seat is not None:
+            await seat.close()
 
     async def probe(self) -> Memory:
         """Raises EngineGone when the core has died under a server that still runs."""
@@ -126,6 +141,7 @@ class VllmEngine:
         phases.done("load")
         server = await self._serve(args)
         phases.done("server")
+        await self._identify()
         await self._canary.record(self._llm)
         phases.done("canary")
         return Started(
@@ -134,18 +150,32 @@ class VllmEngine:
             endpoint=server.endpoint,
             max_model_len=self._llm.model_config.max_model_len,
             pids=family(os.getpid()),
+            kv_identity=self._kv_identity,
         )
+
+    async def _identify(self) -> None:
+        """Anew whenever weights were read: what lies under their path may have changed."""
+        config = self._llm.vllm_config
+        if config.kv_transfer_config is not None:
+            identity = await asyncio.to_thread(identity_of, config)
+            self._kv_identity = identity.digest
 
     def _configure(self) -> tuple[Any, Any]:
         from workers.arguments import parse
         from workers.launch import configure
 
-        args = parse(effective_args(self._spec, device=self._device))
+        spec = self._spec
+        if spec.kv is not None:
+            self._seat = KVSeat(spec.kv)
+            spec = self._seat.told(spec)
+        args = parse(effective_args(spec, device=self._device))
         return args, configure(args)
 
     async def _serve(self, args: Any) -> OpenAIServer:
         before = anonymous_bytes()
         app = await build_app(self._llm, args)
+        if self._seat is not None:
+            app = self._seat.wrap(app)
         server = self._server = OpenAIServer(app, host=self._host, key=self._key)
         await server.start()
         if self._launched.hosts_core:
@@ -169,6 +199,7 @@ class VllmEngine:
         if self._rest is Rest.LEVEL_2:
             await self._llm.wake_up(["weights"])
             await self._llm.collective_rpc("reload_weights")
+            await self._identify()
             phases.done("weights")
             await self._llm.wake_up(["kv_cache"])
         else:

@@ -53,11 +53,13 @@ class Guard:
     """Decides who a request comes from and whether it may do what it asks for."""
 
     def __init__(self, keys: Sequence[ApiKey]) -> None:
-        self._keys = [(bytes.fromhex(key.sha256), key) for key in keys]
+        self._callers = [
+            (bytes.fromhex(key.sha256), Caller(key.name, key.tenant, key.roles)) for key in keys
+        ]
 
     def admit(self, method: str, path: str, headers: Mapping[bytes, bytes]) -> Caller:
         """Raises ApiError: 401 for no or an unknown key, 403 for the wrong role or origin."""
-        if not self._keys:
+        if not self._callers:
             _require_loopback_host(headers)
             if method not in _READING:
                 _require_same_origin(headers)
@@ -75,12 +77,12 @@ class Guard:
     def _known(self, headers: Mapping[bytes, bytes]) -> Caller:
         digest = sha256(_secret(headers)).digest()
         found = None
-        for kept, key in self._keys:
+        for kept, caller in self._callers:
             if hmac.compare_digest(kept, digest):
-                found = key
+                found = caller
         if found is None:
             raise ApiError("invalid_api_key", "No valid API key: send `Authorization: Bearer …`.")
-        return Caller(found.name, found.tenant, found.roles)
+        return found
 
 
 def _role_for(path: str) -> str | None:

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from starlette.types import Receive, Send
 
 from controller.api.auth import Caller
-from controller.api.bodies import Call, ClientGone, parse_json, read_body
+from controller.api.bodies import Call, ClientGone, parse_json, read_body, salted
 from controller.api.connection import EngineBroken
 from controller.api.errors import ApiError, as_api_error
 from controller.api.forms import parse_form
@@ -29,6 +29,7 @@ from controller.api.upstream import Answer, Upstream
 from controller.api.waiting import ClientWatch, Heartbeat
 from controller.metrics import Metrics
 from controller.ports import Lease, Leases, Outlook
+from kv_store.keys import domain_of, salt_of
 
 log = logging.getLogger("torpor.api")
 
@@ -182,13 +183,15 @@ class _Exchange:
         route, reply = self._asked.route, self._reply
         headers = passed_headers(self._asked.headers, self._asked.request_id)
         async with self._inference.upstream.post(
-            lease.endpoint, route.upstream, call.body, headers
+            lease.endpoint, route.upstream, self._body(call, lease), headers
         ) as answer:
             first = await answer.chunk()
             _check(answer, first)
             if answer.status < 400:
                 ttft_s = time.monotonic() - self._arrived
                 self._inference.metrics.first_byte(self.model, lease.state, ttft_s)
+            if answer.kv:
+                self._inference.metrics.kv.found(self.model, answer.kv)
             if reply.stage is Stage.COMMENTS and not answer.is_sse:
                 await reply.translate(answer.status, first + await answer.rest())
                 return
@@ -196,6 +199,15 @@ class _Exchange:
             while not answer.is_over:
                 chunk = await answer.chunk()
                 await reply.forward(chunk, is_last=answer.is_over)
+
+    def _body(self, call: Call, lease: Lease) -> bytes:
+        """With the salt that tells its KV from everybody else's."""
+        if not lease.kv_identity or not self._asked.route.is_salted:
+            return call.body
+        conversation = self._asked.headers.get(b"x-conversation-id", b"").decode("latin-1")
+        isolation, tenant = self._inference.limits.kv_isolation, self._asked.caller.tenant
+        domain = domain_of(isolation, tenant=tenant, conversation=conversation)
+        return salted(call.body, salt_of(lease.kv_identity, domain))
 
 
 def _check(answer: Answer, first: bytes) -> None:

@@ -80,7 +80,8 @@ class Reply:
         self.stage = Stage.FORWARDING
         self._is_sse = answer.is_sse
         if is_commented:
-            first = self._figures + first
+            kv = b": torpor kv %b\n\n" % answer.kv if answer.kv else b""
+            first = self._figures + kv + first
         else:
             await self._start(answer.status, answer.headers + self._own)
         await self.forward(first, is_last=answer.is_over)

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from controller.api.errors import ApiError, Dialect
+from kv_store.keys import Isolation
 
 _LONGEST_WAIT_S = 86_400.0
 _HEADERS_PASSED = (
@@ -31,15 +32,25 @@ class Route:
     summary: str
     is_form: bool = False
     streams: bool = False
+    is_salted: bool = False
+    """Its answers depend on KV, and the engine takes a salt."""
     dialect: Dialect = Dialect.OPENAI
 
 
 ROUTES: dict[str, Route] = {
-    "/v1/chat/completions": Route("/v1/chat/completions", "The next message", streams=True),
-    "/v1/completions": Route("/v1/completions", "Text that goes on", streams=True),
-    "/v1/responses": Route("/v1/responses", "A response (OpenAI's newer form)", streams=True),
+    "/v1/chat/completions": Route(
+        "/v1/chat/completions", "The next message", streams=True, is_salted=True
+    ),
+    "/v1/completions": Route("/v1/completions", "Text that goes on", streams=True, is_salted=True),
+    "/v1/responses": Route(
+        "/v1/responses", "A response (OpenAI's newer form)", streams=True, is_salted=True
+    ),
     "/v1/messages": Route(
-        "/v1/messages", "The next message (Anthropic)", streams=True, dialect=Dialect.ANTHROPIC
+        "/v1/messages",
+        "The next message (Anthropic)",
+        streams=True,
+        is_salted=True,
+        dialect=Dialect.ANTHROPIC,
     ),
     "/v1/messages/count_tokens": Route(
         "/v1/messages/count_tokens", "Tokens of messages (Anthropic)", dialect=Dialect.ANTHROPIC
@@ -72,6 +83,8 @@ class InferenceLimits:
     """Fresh engines tried after the first one broke with nothing forwarded."""
     retry_backoff_s: float = 0.05
     """Before the first retry; doubled each time."""
+    kv_isolation: Isolation = Isolation.TENANT
+    """Who may find whose KV."""
     client_stall_s: float = 300.0
     """A client that takes nothing of its answer for so long is cut off."""
 

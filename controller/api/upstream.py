@@ -11,8 +11,6 @@ that closes later has been worked on: that is a broken engine.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from types import TracebackType
@@ -60,11 +58,18 @@ class Answer:
     def __init__(self, connection: EngineConnection) -> None:
         self._connection = connection
         self.status = connection.status
-        self.headers = [pair for pair in connection.headers if pair[0] not in _HOP_BY_HOP]
-        self.is_sse = any(
-            name == b"content-type" and value.startswith(b"text/event-stream")
-            for name, value in self.headers
-        )
+        self.headers: list[tuple[bytes, bytes]] = []
+        self.is_sse = False
+        self.kv = b""
+        """What the engine tells of the prompt's KV (``x-torpor-kv``), or nothing."""
+        for name, value in connection.headers:
+            if name in _HOP_BY_HOP:
+                continue
+            self.headers.append((name, value))
+            if name == b"content-type":
+                self.is_sse |= value.startswith(b"text/event-stream")
+            elif name == b"x-torpor-kv":
+                self.kv = value
 
     @property
     def is_over(self) -> bool:
@@ -109,26 +114,13 @@ class Upstream:
         for connection in [*self._busy, *(one for kept in self._idle.values() for one in kept)]:
             connection.abort()
 
-    @asynccontextmanager
-    async def post(
-        self, endpoint: Endpoint, path: str, body: bytes, headers: bytes
-    ) -> AsyncIterator[Answer]:
-        """``headers``: as they go over the wire. Leaving the context before the end of the body
-        aborts the engine's work."""
+    def post(self, endpoint: Endpoint, path: str, body: bytes, headers: bytes) -> Posted:
+        """A context, of the Answer. ``headers``: as they go over the wire. Leaving it before
+        the end of the body aborts the engine's work."""
         assert self._timer is not None, "the API's lifespan has not begun"
-        place = (endpoint.host, endpoint.port)
-        head = b"%b%bContent-Length: %d\r\n\r\n" % (
-            _first_lines(endpoint, path),
-            headers,
-            len(body),
-        )
-        connection = await self._answering(place, head, body)
-        try:
-            yield Answer(connection)
-        finally:
-            self._let_go(place, connection)
+        return Posted(self, endpoint, path, body, headers)
 
-    async def _answering(self, place: Place, head: bytes, body: bytes) -> EngineConnection:
+    async def answering(self, place: Place, head: bytes, body: bytes) -> EngineConnection:
         """A connection on which the head of the answer has come."""
         connection = self._kept(place)
         if connection is not None:
@@ -148,7 +140,7 @@ class Upstream:
             await connection.send(head, body)
             await connection.head()
         except BaseException:
-            self._let_go(place, connection)
+            self.let_go(place, connection)
             raise
         return connection
 
@@ -171,7 +163,7 @@ class Upstream:
             raise EngineBroken(f"{type(error).__name__}: {error}") from error
         return connection
 
-    def _let_go(self, place: Place, connection: EngineConnection) -> None:
+    def let_go(self, place: Place, connection: EngineConnection) -> None:
         self._busy.discard(connection)
         if connection.release() and self._timer is not None:
             self._idle.setdefault(place, []).append(connection)
@@ -189,6 +181,31 @@ class Upstream:
             if not kept:
                 del self._idle[place]
         self._timer = loop.call_later(self._look_s, self._look)
+
+
+class Posted:
+    """A request to an engine, while its context lasts."""
+
+    def __init__(
+        self, upstream: Upstream, endpoint: Endpoint, path: str, body: bytes, headers: bytes
+    ) -> None:
+        self._upstream = upstream
+        self._place = (endpoint.host, endpoint.port)
+        first_lines = _first_lines(endpoint, path)
+        self._head = b"%b%bContent-Length: %d\r\n\r\n" % (first_lines, headers, len(body))
+        self._body = body
+
+    async def __aenter__(self) -> Answer:
+        self._connection = await self._upstream.answering(self._place, self._head, self._body)
+        return Answer(self._connection)
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._upstream.let_go(self._place, self._connection)
 
 
 @lru_cache(maxsize=4096)

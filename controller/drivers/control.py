@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import asdict
 from math import inf
 
 from controller.core.commands import Command, FinishOperation
@@ -34,7 +35,7 @@ from controller.ports import (
     ReplicaView,
     UnknownModel,
 )
-from workers.engine import EngineSpec, Report
+from workers.engine import EngineSpec, KVExport, Report
 
 ReadModel = Callable[[dict[str, object]], tuple[ModelSpec, EngineSpec]]
 """One entry of ``models`` as it would stand in fleet.yaml. Raises InvalidModel."""
@@ -90,6 +91,10 @@ class LiveControl:
                 "host_bytes": report.memory.host_bytes,
             },
         )
+
+    def exported(self, model: str, export: KVExport) -> None:
+        self._operations.note_phases(model, "export", {"kv": export.seconds})
+        self._stream.publish("kv", {"model": model, **asdict(export)})
 
     # views
 

@@ -15,6 +15,7 @@ from typing import Protocol
 
 from controller.core.commands import (
     Command,
+    ExportKV,
     FinishOperation,
     GrantLease,
     RejectRequest,
@@ -33,6 +34,8 @@ from controller.core.events import (
     EngineStopped,
     EngineWoke,
     Event,
+    KVExported,
+    KVExportFailed,
     ModelAdded,
     NodeJoined,
     NodeLost,
@@ -62,6 +65,7 @@ from workers.engine import (
     Endpoint,
     EngineError,
     EngineSpec,
+    KVExport,
     Memory,
     Report,
     Rest,
@@ -76,6 +80,8 @@ REST_OF = {
 }
 DEPTH_OF = {rest: depth for depth, rest in REST_OF.items()}
 
+Order = StartEngine | ExportKV | SleepEngine | WakeEngine | StopEngine
+
 _LOOK_S = 2.0
 _AFTER_A_MISTAKE_S = 1.0
 """Not sooner is the core told of the time again, if it broke on that: it may break once more."""
@@ -87,6 +93,8 @@ class Observer(Protocol):
     def saw(self, event: Event, commands: Sequence[Command], fleet: Fleet) -> None: ...
 
     def reported(self, model: str, order: str, depth: Depth, report: Report) -> None: ...
+
+    def exported(self, model: str, export: KVExport) -> None: ...
 
 
 class LiveDriver:
@@ -104,6 +112,8 @@ class LiveDriver:
         self.pool = pool
         self.engines: dict[ModelName, EngineSpec] = {spec.name: e for spec, e in models}
         self.endpoints: dict[ReplicaId, Endpoint] = {}
+        self.kv_identities: dict[ReplicaId, str] = {}
+        """As the engine's start or last wake told."""
         self.max_model_len: dict[ModelName, int] = {}
         self.observers: list[Observer] = []
         self.grants: dict[RequestId, asyncio.Future[GrantLease]] = {}
@@ -111,7 +121,10 @@ class LiveDriver:
         self._limit = limit
         self._nodes: dict[str, NodeFound] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._deadline = NEVER
+        """When the core wants to be told of the time."""
         self._timer: asyncio.TimerHandle | None = None
+        self._rings_at = NEVER
         self._closing = False
 
     def now(self) -> Instant:
@@ -153,7 +166,11 @@ class LiveDriver:
                 self._quarantine(broken)
             self._set_timer(_AFTER_A_MISTAKE_S)
             return
-        self._tell(lambda observer: observer.saw(event, commands, self.fleet))
+        for observer in self.observers:
+            try:
+                observer.saw(event, commands, self.fleet)
+            except Exception:
+                log.exception("%s failed", type(observer).__name__)
         for command in commands:
             self._execute(command)
         self._set_timer()
@@ -187,14 +204,25 @@ class LiveDriver:
         self.grants.clear()
 
     def _set_timer(self, pause_s: float = 0.0) -> None:
+        deadline = self.fleet.next_deadline()
+        self._deadline = max(deadline, Instant(self.now() + pause_s)) if pause_s else deadline
+        if self._deadline < self._rings_at:
+            self._wind()
+
+    def _wind(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
-            self._timer = None
-        deadline = self.fleet.next_deadline()
-        if deadline != NEVER:
-            at = max(deadline, self.now() + pause_s)
-            loop = asyncio.get_running_loop()
-            self._timer = loop.call_at(at, lambda: self.feed(TimePassed(self.now())))
+        self._rings_at = self._deadline
+        self._timer = asyncio.get_running_loop().call_at(self._rings_at, self._ring)
+
+    def _ring(self) -> None:
+        """A deadline that moved away leaves its timer standing: it is wound up again here, so
+        that a busy fleet, whose deadlines move with every request, seldom touches it."""
+        self._timer, self._rings_at = None, NEVER
+        if self._deadline <= self.now():
+            self.feed(TimePassed(self.now()))
+        elif self._deadline < NEVER:
+            self._wind()
 
     def _execute(self, command: Command) -> None:
         match command:
@@ -208,14 +236,14 @@ class LiveDriver:
                     grant.set_exception(
                         Refused(command.reason, command.detail, command.retry_after_s)
                     )
-            case StartEngine() | SleepEngine() | WakeEngine() | StopEngine():
+            case StartEngine() | ExportKV() | SleepEngine() | WakeEngine() | StopEngine():
                 self._order(command)
             case FinishOperation():
                 pass
             case _:
                 raise AssertionError(f"a command without a deed: {command}")
 
-    def _order(self, command: StartEngine | SleepEngine | WakeEngine | StopEngine) -> None:
+    def _order(self, command: Order) -> None:
         task = self._spawn(self._carry_out(command))
 
         def ended(task: asyncio.Task[None]) -> None:
@@ -223,13 +251,11 @@ class LiveDriver:
             if error is not None and not self._closing:
                 log.error("%s: %r", command, error)
                 reason = f"{type(error).__name__}: {error}"
-                self.feed(EngineFailed(self.now(), command.op, command.replica, reason))
+                self.feed(_failure(command, self.now(), reason))
 
         task.add_done_callback(ended)
 
-    async def _carry_out(
-        self, command: StartEngine | SleepEngine | WakeEngine | StopEngine
-    ) -> None:
+    async def _carry_out(self, command: Order) -> None:
         op, replica = command.op, command.replica
         began = self.now()
         log.info("%s op=%d replica=%s", type(command).__name__, op, replica)
@@ -239,13 +265,12 @@ class LiveDriver:
         except CanaryMismatch as mismatch:
             event = CanaryDisagreed(self.now(), op, replica, str(mismatch))
         except EngineError as error:
-            reason = f"{type(error).__name__}: {error}"
-            event = EngineFailed(self.now(), op, replica, reason)
+            event = _failure(command, self.now(), f"{type(error).__name__}: {error}")
         seconds = event.at - began
         log.info("%s op=%d replica=%s in %.3f s", type(event).__name__, op, replica, seconds)
         self.feed(event)
 
-    async def _answer(self, command: StartEngine | SleepEngine | WakeEngine | StopEngine) -> Event:
+    async def _answer(self, command: Order) -> Event:
         op, replica = command.op, command.replica
         match command:
             case StartEngine(model=model, node=node, devices=devices):
@@ -254,15 +279,22 @@ class LiveDriver:
                 )
                 if self._is_open(op, replica):
                     self.endpoints[replica] = started.endpoint
+                    self.kv_identities[replica] = started.kv_identity
                 self.max_model_len[model] = started.max_model_len
                 self._report(replica, "start", Depth.STOPPED, started)
                 return EngineStarted(self.now(), op, replica, _held(started.memory))
+            case ExportKV():
+                export = await self.pool.export(replica)
+                self._tell(lambda observer: observer.exported(model_of(replica), export))
+                return KVExported(self.now(), op, replica)
             case SleepEngine(depth=depth):
                 slept = await self.pool.sleep(replica, REST_OF[depth])
                 self._report(replica, "sleep", depth, slept)
                 return EngineFellAsleep(self.now(), op, replica, _held(slept.memory))
             case WakeEngine(depth=depth):
                 woke = await self.pool.wake(replica)
+                if self._is_open(op, replica):
+                    self.kv_identities[replica] = woke.kv_identity
                 self._report(replica, "wake", depth, woke)
                 return EngineWoke(self.now(), op, replica, _held(woke.memory))
             case StopEngine(incarnation=incarnation):
@@ -290,6 +322,7 @@ class LiveDriver:
     def _adopt(self, seen: EngineSeen) -> None:
         replica, model = ReplicaId(seen.replica), ModelName(seen.model)
         self.endpoints[replica] = seen.endpoint
+        self.kv_identities[replica] = seen.kv_identity
         self.max_model_len[model] = seen.max_model_len
         self.feed(
             EngineFound(
@@ -328,6 +361,13 @@ class LiveDriver:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
+
+
+def _failure(command: Order, at: Instant, reason: str) -> Event:
+    """An export that went wrong says nothing of the engine."""
+    if isinstance(command, ExportKV):
+        return KVExportFailed(at, command.op, command.replica, reason)
+    return EngineFailed(at, command.op, command.replica, reason)
 
 
 def _held(memory: Memory) -> Footprint:

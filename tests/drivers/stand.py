@@ -20,7 +20,7 @@ from controller.drivers.world import World
 from controller.ports import EngineSeen, InvalidModel, NodeFound
 from tests.core.fleets import GUESS, policy, sizes, spec
 from tests.drivers.world_pool import WorldPool
-from workers.engine import EngineSpec, Report
+from workers.engine import EngineSpec, KVExport, Report
 
 NODE = NodeFound("n", (("0", 24),), 100)
 
@@ -44,6 +44,8 @@ class Recorder:
         self.phases += [(change.replica, change.after.name) for change in fleet.changes]
 
     def reported(self, model: str, order: str, depth: Depth, report: Report) -> None: ...
+
+    def exported(self, model: str, export: KVExport) -> None: ...
 
     def kinds(self) -> list[str]:
         return [type(event).__name__ for event in self.events]

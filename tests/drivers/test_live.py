@@ -30,7 +30,7 @@ from tests.core.fleets import spec
 from tests.drivers.stand import Stand, a_fleet, engine
 from tests.drivers.virtual_loop import run
 from tests.drivers.world_pool import NOBODY
-from workers.engine import CanaryMismatch, EngineError, Memory, Report, Rest
+from workers.engine import CanaryMismatch, EngineError, KVExport, Memory, Report, Rest
 
 
 async def once(stand: Stand, model: str, serve_s: float = 1.0) -> Lease:
@@ -355,6 +355,8 @@ class FullDisk:
 
     def reported(self, model: str, order: str, depth: Depth, report: Report) -> None:
         raise OSError("no space left on device")
+
+    def exported(self, model: str, export: KVExport) -> None: ...
 
 
 def test_an_observer_that_fails_stops_nothing() -> None:

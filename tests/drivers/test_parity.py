@@ -38,7 +38,7 @@ from controller.ports import NodeFound, Refused
 from tests.core.fleets import GUESS, ladder, policy, simulator, spec
 from tests.drivers.virtual_loop import run
 from tests.drivers.world_pool import WorldPool
-from workers.engine import EngineSpec, Report
+from workers.engine import EngineSpec, KVExport, Report
 
 NAMES = ("a", "b", "c", "d", "e")
 FAULTS = Faults(order_fails=0.08, answers_late=0.05, canary_disagrees=0.08, dies_later=0.1)
@@ -79,7 +79,7 @@ def script(seed: int) -> Script:
     short = ladder(10.0, 20.0, 60.0, 200.0)
     sizes = [dice.randint(5, 16) for _ in range(3)]
     specs = [
-        spec(name, size, ladder=short, max_restarts=5)
+        spec(name, size, ladder=short, max_restarts=5, keeps_kv=name != "b")
         for name, size in zip(NAMES, sizes, strict=False)
     ]
     specs.append(spec("d", 8, devices_per_replica=2, deepest=Depth.LEVEL_2, max_restarts=5))
@@ -142,6 +142,8 @@ class Recorder:
         self.trace.append((event.at, list(commands)))
 
     def reported(self, model: str, order: str, depth: Depth, report: Report) -> None: ...
+
+    def exported(self, model: str, export: KVExport) -> None: ...
 
 
 async def lived(told: Script, seed: int, faults: Faults, nodes_move: bool) -> Trace:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 
-from controller.core.commands import SleepEngine, StartEngine, StopEngine, WakeEngine
+from controller.core.commands import ExportKV, SleepEngine, StartEngine, StopEngine, WakeEngine
 from controller.core.events import (
     CanaryDisagreed,
     EngineFailed,
@@ -19,6 +19,8 @@ from controller.core.events import (
     EngineStopped,
     EngineWoke,
     Event,
+    KVExported,
+    KVExportFailed,
 )
 from controller.core.names import (
     Depth,
@@ -37,6 +39,7 @@ from workers.engine import (
     Endpoint,
     EngineError,
     EngineSpec,
+    KVExport,
     Memory,
     Report,
     Rest,
@@ -115,6 +118,10 @@ class WorldPool:
         order = SleepEngine(UNNUMBERED, ReplicaId(replica), DEPTH_OF[rest])
         return Report(await self._carried_out(order), {rest.value: 1.0})
 
+    async def export(self, replica: str) -> KVExport:
+        await self._carried_out(ExportKV(UNNUMBERED, ReplicaId(replica)))
+        return KVExport(1, 1, 0, 1, 1.0)
+
     async def wake(self, replica: str) -> Report:
         depth = self.world.engines[ReplicaId(replica)].depth or Depth.AWAKE
         order = WakeEngine(UNNUMBERED, ReplicaId(replica), depth)
@@ -148,7 +155,7 @@ class WorldPool:
             self.world.end(request, ReplicaId(replica))
 
     async def _carried_out(self, order: Order) -> Memory:
-        kind = type(order).__name__.removesuffix("Engine").lower()
+        kind = type(order).__name__.removesuffix("Engine").removesuffix("KV").lower()
         self.orders.append((kind, order.replica))
         await self._mishap(kind, order.replica)
         answer, *deaths = self.world.carry_out(order, _now())
@@ -179,8 +186,10 @@ def _told(answer: Event) -> Memory:
     match answer:
         case EngineStarted(held=held) | EngineFellAsleep(held=held) | EngineWoke(held=held):
             return Memory(held.device_bytes, held.host_bytes)
-        case EngineStopped():
+        case EngineStopped() | KVExported():
             return Memory(0, 0)
+        case KVExportFailed(reason=reason):
+            raise EngineError(reason)
         case CanaryDisagreed(reason=reason):
             raise CanaryMismatch(reason)
         case EngineFailed(reason=reason):

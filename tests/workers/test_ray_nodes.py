@@ -21,7 +21,7 @@ from controller.drivers.leases import LiveLeases
 from controller.drivers.live import LiveDriver
 from controller.ports import NodeFound
 from tests.workers.stand import QUICK
-from workers.engine import EngineSpec, Report
+from workers.engine import EngineSpec, KVExport, Report
 from workers.ray_head import RayHead
 from workers.ray_pool import RayPool
 
@@ -43,6 +43,8 @@ class Seen:
         self.news.set()
 
     def reported(self, model: str, order: str, depth: Depth, report: Report) -> None: ...
+
+    def exported(self, model: str, export: KVExport) -> None: ...
 
     async def until(self, kind: str, times: int = 1) -> None:
         while self.kinds.count(kind) < times:

@@ -1,0 +1,203 @@
+"""Typed HTTP client of the node's LMCache server, and of our module inside it.
+
+Every call is bounded in time and raises TierUnavailable, nothing else, when it cannot be done:
+the caller goes on without KV.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import httpx
+
+_GIB = 1024**3
+
+
+class TierUnavailable(Exception):
+    """The server is down, slow, or refuses; the message says which."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prefix:
+    """Whole chunks from the front of ``tokens``, of one model under one salt.
+
+    ``model`` is the path or name that the engine was started with; ``world_size`` the number of
+    ranks that hold a part of each token's KV.
+    """
+
+    model: str
+    salt: str
+    tokens: Sequence[int]
+    world_size: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Prefetched:
+    """``found`` of ``wanted`` objects (one a chunk and rank) lie in the host tier."""
+
+    found: int
+    wanted: int
+
+
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """Where a prefix's objects (one a chunk and rank) stood when the export ended.
+
+    ``written``: reached the durable tier during this call; ``already``: lay there before;
+    ``failed``: in the host tier, not in the durable one; ``absent``: in neither.
+    """
+
+    chunks: int
+    written: int
+    already: int
+    failed: int
+    absent: int
+    bytes: int
+    seconds: float
+
+    @property
+    def is_complete(self) -> bool:
+        return self.failed == 0 and self.absent == 0
+
+
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """``sound``: read back from the durable tier and found to be what was stored;
+    ``unsound``: there, but refused or unreadable. ``None``: no engine of the model is attached,
+    so chunks cannot be read back, only counted."""
+
+    chunks: int
+    in_host: int
+    in_durable: int
+    sound: int | None
+    unsound: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Deleted:
+    """``left``: in use, or the durable tier did not delete; call again later."""
+
+    from_host: int
+    from_durable: int
+    left: int
+
+
+@dataclass(frozen=True, slots=True)
+class Looked:
+    """What one request's lookup found, by tier, in tokens."""
+
+    wanted_tokens: int
+    host_tokens: int
+    durable_tokens: int
+
+
+class LMCacheClient:
+    def __init__(self, url: str, *, limit_s: float = 5.0) -> None:
+        self._url = url
+        self._limit_s = limit_s
+        self._http: httpx.AsyncClient | None = None
+
+    async def close(self) -> None:
+        """Connections end; another call opens them again."""
+        http, self._http = self._http, None
+        if http is not None:
+            await http.aclose()
+
+    async def is_healthy(self, *, limit_s: float | None = None) -> bool:
+        answer = await self._ask("GET", "/healthcheck", limit_s=limit_s)
+        return bool(answer["status"] == "healthy")
+
+    async def status(self) -> dict[str, Any]:
+        """LMCache's own report, as it is."""
+        return await self._ask("GET", "/status")
+
+    async def prefetch(self, prefix: Prefix, *, limit_s: float, poll_s: float = 0.02) -> Prefetched:
+        """From the durable tier into the host tier. Needs an engine of the model attached.
+
+        Raises TierUnavailable after ``limit_s`` too; the server goes on loading then.
+        """
+        try:
+            async with asyncio.timeout(limit_s):
+                return await self._prefetch(prefix, poll_s)
+        except TimeoutError as error:
+            raise TierUnavailable(f"prefetch took more than {limit_s:g} s") from error
+
+    async def _prefetch(self, prefix: Prefix, poll_s: float) -> Prefetched:
+        body = {
+            "model_name": prefix.model,
+            "world_size": prefix.world_size,
+            "token_ids": list(prefix.tokens),
+            "cache_salt": prefix.salt,
+        }
+        submitted = await self._ask("POST", "/cache/prefetches", body)
+        if submitted["status"] == "noop":
+            return Prefetched(0, 0)
+        path = f"/cache/prefetches/{submitted['request_id']}"
+        while True:
+            job = await self._ask("GET", path)
+            if job["status"] == "completed":
+                return Prefetched(job["found_keys"], job["total_keys"])
+            await asyncio.sleep(poll_s)
+
+    async def export(self, prefix: Prefix, *, limit_s: float) -> Exported:
+        """From the host tier to the durable one; returns by ``limit_s`` with what was done."""
+        answer = await self._module("export", prefix, limit_s)
+        return Exported(**answer)
+
+    async def settle(self, model: str, *, limit_s: float) -> Exported:
+        """Everything of a model that the host tier holds, to the durable one: before its engine
+        sleeps. Objects are counted as chunks."""
+        body = {"model": model, "limit_s": limit_s}
+        answer = await self._ask("POST", "/torpor/settle", body, limit_s + self._limit_s)
+        return Exported(**answer)
+
+    async def verify(self, prefix: Prefix, *, limit_s: float) -> Verified:
+        return Verified(**await self._module("verify", prefix, limit_s))
+
+    async def delete(self, prefix: Prefix, *, limit_s: float = 30.0) -> Deleted:
+        """From both tiers; chunks that other prefixes share go with it."""
+        return Deleted(**await self._module("delete", prefix, limit_s))
+
+    async def looked(self, request: str) -> Looked | None:
+        """What the lookup of a request (vLLM's id, or its beginning) found; None: not known."""
+        answer = await self._ask("GET", f"/torpor/lookups/{request}")
+        return Looked(**answer["looked"]) if answer["looked"] is not None else None
+
+    async def delete_objects(self, keys: Sequence[dict[str, Any]], *, tier: str = "all") -> int:
+        """By LMCache's encoded keys; how many were deleted."""
+        answer = await self._ask("DELETE", "/cache/objects", {"keys": list(keys), "tier": tier})
+        if not answer["ok"]:
+            raise TierUnavailable(f"delete: {answer.get('error')}")
+        return int(answer["deleted"])
+
+    async def set_quota(self, salt: str, limit_bytes: int) -> None:
+        await self._ask("PUT", f"/quota/{salt}", {"limit_gb": limit_bytes / _GIB})
+
+    async def quota_used_bytes(self, salt: str) -> int:
+        answer = await self._ask("GET", f"/quota/{salt}")
+        return round(float(answer["current_usage_gb"]) * _GIB)
+
+    async def delete_quota(self, salt: str) -> None:
+        await self._ask("DELETE", f"/quota/{salt}")
+
+    async def _module(self, order: str, prefix: Prefix, limit_s: float) -> dict[str, Any]:
+        body = asdict(prefix) | {"tokens": list(prefix.tokens), "limit_s": limit_s}
+        return await self._ask("POST", f"/torpor/{order}", body, limit_s + self._limit_s)
+
+    async def _ask(
+        self, method: str, path: str, body: object = None, limit_s: float | None = None
+    ) -> dict[str, Any]:
+        if self._http is None:
+            self._http = httpx.AsyncClient(base_url=self._url, trust_env=False)
+        try:
+            answer = await self._http.request(
+                method, path, json=body, timeout=limit_s or self._limit_s
+            )
+        except httpx.HTTPError as error:
+            raise TierUnavailable(f"{method} {path}: {type(error).__name__}") from error
+        if answer.is_error:
+            raise TierUnavailable(f"{method} {path}: {answer.status_code} {answer.text[:200]}")
+        return dict(answer.json())

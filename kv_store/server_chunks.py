@@ -1,0 +1,181 @@
+"""Export, verify and delete inside LMCache's server: chunks addressed by token ids.
+
+LMCache copies each chunk to the durable tier as it is written to the host tier, once, and only
+logs a failure. *Export* is therefore: wait for what is under way, order again what is missing,
+and say where every chunk stands. It orders by handing keys to LMCache's own store loop, as if
+they had just been written, because the results of stores go to that loop and to nobody else.
+
+Lookups and loads are LMCache's too; their results are asked for by task, so they disturb nobody.
+An *object* is one chunk on one rank.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from functools import partial
+from typing import Any
+
+from lmcache.v1.distributed.api import MemoryLayoutDesc, ObjectKey
+from lmcache.v1.distributed.error import L1Error
+from lmcache.v1.multiprocess.cache_control.key_resolver import resolve_object_keys
+from lmcache.v1.multiprocess.engine_context import MPCacheServerContext
+
+from kv_store.lmcache_client import Deleted, Exported, Prefix, Verified
+
+_POLL_S = 0.01
+_AT_ONCE = 16
+_TAG = "torpor"
+
+
+class Chunks:
+    def __init__(self, context: MPCacheServerContext) -> None:
+        self._context = context
+        self._storage = context.storage_manager
+
+    async def export(self, prefix: Prefix, limit_s: float) -> Exported:
+        keys, chunks = self._keys(prefix)
+        return await self._export(keys, chunks, limit_s)
+
+    async def settle(self, model: str, limit_s: float) -> Exported:
+        """Export of all that the host tier holds of a model, whosever it is."""
+        held = [key for key in list(self._storage._l1_manager._objects) if key.model_name == model]
+        return await self._export(held, len(held), limit_s)
+
+    async def _export(self, keys: list[ObjectKey], chunks: int, limit_s: float) -> Exported:
+        began = time.monotonic()
+        until = began + limit_s
+        before = durable = await self._in_durable(keys, until)
+        ordered: set[ObjectKey] = set()
+        while missing := [key for key in keys if key not in durable]:
+            underway = self._underway()
+            again = [key for key in missing if key not in underway | ordered and self._held(key)]
+            if again:
+                ordered |= set(again)
+                self._order_store(again)
+            elif underway.isdisjoint(missing):
+                break
+            if time.monotonic() > until:
+                break
+            await asyncio.sleep(_POLL_S)
+            durable = await self._in_durable(keys, until)
+        lost = [key for key in keys if key not in durable]
+        written = durable - before
+        return Exported(
+            chunks=chunks,
+            written=len(written),
+            already=len(before),
+            failed=sum(map(self._held, lost)),
+            absent=sum(not self._held(key) for key in lost),
+            bytes=sum(map(self._size, written)),
+            seconds=time.monotonic() - began,
+        )
+
+    async def verify(self, prefix: Prefix, limit_s: float) -> Verified:
+        keys, chunks = self._keys(prefix)
+        durable = await self._in_durable(keys, time.monotonic() + limit_s)
+        layout = self._context.layout_desc_registry.find(prefix.model, prefix.world_size)
+        sound = None
+        if layout is not None:
+            there = [key for key in keys if key in durable]
+            sound = await asyncio.wait_for(self._count_sound(there, layout), limit_s)
+        return Verified(
+            chunks=chunks,
+            in_host=sum(map(self._held, keys)),
+            in_durable=len(durable),
+            sound=sound,
+            unsound=None if sound is None else len(durable) - sound,
+        )
+
+    async def delete(self, prefix: Prefix, limit_s: float) -> Deleted:
+        until = time.monotonic() + limit_s
+        keys, _ = self._keys(prefix)
+        durable = await self._in_durable(keys, until)
+        from_host, in_use = self._storage.delete_l1_keys(keys)
+        for adapter in self._adapters():
+            await asyncio.to_thread(adapter.delete, list(durable))
+        left = await self._in_durable(keys, until)
+        return Deleted(from_host, len(durable) - len(left), in_use + len(left))
+
+    def delete_durable(self, key: ObjectKey) -> None:
+        for adapter in self._adapters():
+            adapter.delete([key])
+
+    def _keys(self, prefix: Prefix) -> tuple[list[ObjectKey], int]:
+        hasher = self._context.token_hasher
+        tokens = list(prefix.tokens)
+        keys, chunks = resolve_object_keys(
+            hasher, prefix.model, prefix.world_size, tokens, prefix.salt
+        )
+        return keys, chunks
+
+    def _adapters(self) -> list[Any]:
+        return [adapter for _, adapter in self._storage.l2_adapters()]
+
+    def _held(self, key: ObjectKey) -> bool:
+        return self._storage._l1_manager.get_object_state(key) is not None
+
+    def _size(self, key: ObjectKey) -> int:
+        state = self._storage._l1_manager.get_object_state(key)
+        return 0 if state is None else int(state.memory_obj.get_size())
+
+    def _underway(self) -> set[ObjectKey]:
+        """Waiting for LMCache's store loop, or handed to an adapter by it."""
+        controller = self._storage._store_controller
+        tasks = controller._in_flight_tasks.copy().values()
+        waiting = set(controller._listener._pending_keys)
+        return waiting.union(*(task.keys for task in tasks))
+
+    def _order_store(self, keys: list[ObjectKey]) -> None:
+        self._storage._store_controller._listener.on_l1_keys_write_finished(keys)
+
+    async def _in_durable(self, keys: Sequence[ObjectKey], until: float) -> set[ObjectKey]:
+        """What does not answer by ``until`` has nothing."""
+        found: set[ObjectKey] = set()
+        for adapter in self._adapters():
+            task = adapter.submit_lookup_and_lock_task(list(keys), {})
+            asked = partial(adapter.query_lookup_and_lock_result, task)
+            with suppress(TimeoutError):
+                bitmap = await asyncio.wait_for(_result(asked), until - time.monotonic())
+                here = [keys[index] for index in bitmap.get_indices_list()]
+                adapter.submit_unlock(here)
+                found.update(here)
+        return found
+
+    async def _count_sound(self, keys: list[ObjectKey], layout: MemoryLayoutDesc) -> int:
+        sound = 0
+        for first in range(0, len(keys), _AT_ONCE):
+            group = keys[first : first + _AT_ONCE]
+            sound += sum(await asyncio.gather(*(self._is_sound(key, layout) for key in group)))
+        return sound
+
+    async def _is_sound(self, key: ObjectKey, layout: MemoryLayoutDesc) -> bool:
+        """Read into a buffer of its own, that nobody else ever sees."""
+        manager = self._storage._l1_manager
+        own = ObjectKey(
+            chunk_hash=key.chunk_hash + uuid.uuid4().bytes,
+            model_name=key.model_name,
+            kv_rank=key.kv_rank,
+            cache_salt=key.cache_salt,
+        )
+        error, buffer = manager.reserve_write([own], [True], layout, tag=_TAG)[own]
+        if error != L1Error.SUCCESS:
+            raise RuntimeError("the host tier has no room to verify in")
+        try:
+            adapter = self._adapters()[0]
+            task = adapter.submit_load_task([key], [buffer])
+            loaded = await _result(partial(adapter.query_load_result, task))
+            return bool(loaded.test(0))
+        finally:
+            manager.finish_write_and_delete([own], tag=_TAG)
+
+
+async def _result(query: Callable[[], Any]) -> Any:
+    while True:
+        result = query()
+        if result is not None:
+            return result
+        await asyncio.sleep(_POLL_S)

@@ -1,0 +1,99 @@
+"""``TierSettings`` as the command line and environment of LMCache's server.
+
+Choices that will be asked about again:
+
+- ``engine_driven``: engines copy, the server never maps their memory, so that a sleeping engine's
+  memory really comes free; and nothing else works on a CPU.
+- Host tier in shared memory, not lazy: chunks do not pass through the message queue. Pages are
+  taken as they are written.
+- What was loaded from the durable tier stays in the host tier: the next turn wants it too.
+- Locks of reads are short: a request that gave up leaves its locks to them.
+- Secrets stand in the environment, never in the arguments.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from kv_store.settings import Directory, Redis, TierSettings
+
+GIB = 1024**3
+GUARD, REDIS = "torpor-guard", "torpor-redis"
+USERNAME, PASSWORD = "TORPOR_KV_REDIS_USERNAME", "TORPOR_KV_REDIS_PASSWORD"
+"""Of the store, in the server's environment."""
+_SEGMENT_PREFIX = "lmcache_l1_pool_"
+_READ_LOCK_S = 120
+_SESSION_S = 1800
+_REAP_S = 60
+
+
+def command(settings: TierSettings, *, port: int, http_port: int) -> list[str]:
+    return [sys.executable, "-m", "kv_store.server_main", *_arguments(settings, port, http_port)]
+
+
+def _arguments(settings: TierSettings, port: int, http_port: int) -> Iterator[str]:
+    yield from ("--host", settings.host, "--port", str(port))
+    yield from ("--http-host", settings.host, "--http-port", str(http_port))
+    yield from ("--l1-size-gb", repr(settings.host_bytes / GIB), "--no-l1-use-lazy")
+    yield from ("--shm-name", segment(settings))
+    yield from ("--l1-read-ttl-seconds", str(_READ_LOCK_S))
+    yield from ("--session-ttl-seconds", str(_SESSION_S))
+    yield from ("--worker-reap-timeout-seconds", str(_REAP_S))
+    yield from ("--chunk-size", str(settings.chunk_tokens), "--hash-algorithm", "blake3")
+    yield from ("--supported-transfer-mode", "engine_driven", "--eviction-policy", "LRU")
+    yield from ("--max-cpu-workers", "4", "--l2-prefetch-policy", "retain")
+    yield from ("--server-module", json.dumps(_module(settings)))
+    if settings.durable is not None:
+        yield from ("--l2-adapter", json.dumps(_adapter(settings)))
+
+
+def environment(settings: TierSettings) -> dict[str, str]:
+    told = {
+        "LMCACHE_TRACK_USAGE": "false",
+        "LMCACHE_DISABLE_BANNER": "1",
+        "LMCACHE_LOG_LEVEL": "WARNING",
+        "DO_NOT_TRACK": "1",
+        "CUDA_VISIBLE_DEVICES": "",
+    }
+    if isinstance(settings.durable, Redis):
+        told[USERNAME] = settings.durable.username
+        told[PASSWORD] = settings.durable.password
+    return told
+
+
+def segment(settings: TierSettings) -> str:
+    """The name of the server's shared memory."""
+    return f"{_SEGMENT_PREFIX}{settings.name}"
+
+
+def segment_path(settings: TierSettings) -> Path:
+    return Path("/dev/shm", segment(settings))  # noqa: S108
+
+
+def _adapter(settings: TierSettings) -> dict[str, Any]:
+    match settings.durable:
+        case Directory(path=path):
+            return {"type": "fs", "base_path": str(path), "serde": {"type": GUARD}}
+        case Redis() as redis:
+            trust = {"ca": str(redis.ca)} if redis.ca is not None else {}
+            return trust | {
+                "type": REDIS,
+                "host": redis.host,
+                "port": redis.port,
+                "connections": redis.connections,
+                "tls": redis.tls,
+            }
+        case None:
+            raise ValueError("no durable tier")
+
+
+def _module(settings: TierSettings) -> dict[str, Any]:
+    config: dict[str, Any] = {}
+    if isinstance(settings.durable, Directory) and settings.durable.limit_bytes is not None:
+        config["directory"] = str(settings.durable.path)
+        config["limit_bytes"] = settings.durable.limit_bytes
+    return {"module_path": "kv_store.server_module", "config": config}

@@ -1,0 +1,82 @@
+"""LMCache's server with our parts in it: the process behind ``kv_store.lmcache_server``.
+
+The guard and the Redis adapter must be known before LMCache reads its arguments, which is why
+this is not ``lmcache server``. It dies with whoever started it: its standard input is a pipe, and
+when that ends it goes, with its shared memory. (The kernel's parent-death signal follows the
+*thread* that forked, so it is not used.)
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import signal
+import sys
+import threading
+from pathlib import Path
+
+from lmcache.v1.distributed.config import add_storage_manager_args, parse_args_to_config
+from lmcache.v1.mp_observability.config import (
+    add_observability_args,
+    parse_args_to_observability_config,
+)
+from lmcache.v1.multiprocess.config import (
+    add_coordinator_args,
+    add_http_frontend_args,
+    add_mp_server_args,
+    add_p2p_args,
+    parse_args_to_coordinator_config,
+    parse_args_to_http_frontend_config,
+    parse_args_to_mp_server_config,
+)
+from lmcache.v1.multiprocess.http_server import run_http_server
+
+from kv_store import guard, redis_adapter
+
+_POLITE_S = 5.0
+
+
+def main() -> int:
+    args = _parser().parse_args()
+    threading.Thread(target=_die_with_parent, args=(args.shm_name,), daemon=True).start()
+    # A line for each health check is no news.
+    logging.getLogger("uvicorn.access").addFilter(lambda _: False)
+    guard.register()
+    redis_adapter.register()
+    run_http_server(
+        http_config=parse_args_to_http_frontend_config(args),
+        mp_config=parse_args_to_mp_server_config(args),
+        storage_manager_config=parse_args_to_config(args),
+        obs_config=parse_args_to_observability_config(args),
+        coordinator_config=parse_args_to_coordinator_config(args),
+    )
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="kv_store.server_main")
+    for add in (
+        add_mp_server_args,
+        add_p2p_args,
+        add_storage_manager_args,
+        add_http_frontend_args,
+        add_observability_args,
+        add_coordinator_args,
+    ):
+        add(parser)
+    return parser
+
+
+def _die_with_parent(segment: str) -> None:
+    while os.read(sys.stdin.fileno(), 64):
+        pass
+    os.kill(os.getpid(), signal.SIGTERM)
+    threading.Event().wait(_POLITE_S)
+    if segment:
+        Path("/dev/shm", segment).unlink(missing_ok=True)  # noqa: S108
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

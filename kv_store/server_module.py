@@ -1,0 +1,118 @@
+"""Our module inside LMCache's server, loaded by its ``--server-module`` hook.
+
+It adds routes to LMCache's HTTP server, on the same loopback port: ``POST /torpor/export``,
+``/torpor/settle``, ``/torpor/verify`` and ``/torpor/delete`` (``kv_store.server_chunks``), and
+``GET /torpor/lookups/{request}``, which says from which tier a request's KV came. Besides, it
+deletes chunks that the guard refused, and keeps a directory within its bound.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from fastapi import APIRouter
+from lmcache.v1.mp_observability.event import Event, EventType
+from lmcache.v1.multiprocess.engine_context import MPCacheServerContext
+from lmcache.v1.multiprocess.ext_server_module import ExtServerModuleBuildContext
+
+from kv_store import guard
+from kv_store.directory_bound import DirectoryBound
+from kv_store.lmcache_client import Looked, Prefix
+from kv_store.server_chunks import Chunks
+
+_REMEMBERED_LOOKUPS = 10_000
+
+
+@dataclass(frozen=True)
+class Order:
+    model: str
+    salt: str
+    tokens: list[int]
+    limit_s: float
+    world_size: int = 1
+
+    @property
+    def prefix(self) -> Prefix:
+        return Prefix(self.model, self.salt, self.tokens, self.world_size)
+
+
+@dataclass(frozen=True)
+class Settling:
+    model: str
+    limit_s: float
+
+
+class TorporModule:
+    def __init__(self, context: MPCacheServerContext, bound: DirectoryBound | None) -> None:
+        self._context = context
+        self._bound = bound
+        self._chunks = Chunks(context)
+        self._looked: OrderedDict[str, Looked] = OrderedDict()
+        context.event_bus.subscribe(EventType.MP_LOOKUP_PREFETCH_END, self._remember)
+        threading.Thread(target=self._delete_suspects, name="suspects", daemon=True).start()
+
+    @property
+    def context(self) -> MPCacheServerContext:
+        return self._context
+
+    def report_status(self) -> dict[str, Any]:
+        return {"torpor": {"directory": self._bound.report() if self._bound else None}}
+
+    def close(self) -> None:
+        if self._bound is not None:
+            self._bound.close()
+
+    def router(self) -> APIRouter:
+        router = APIRouter(prefix="/torpor")
+        router.post("/export")(self.export)
+        router.post("/settle")(self.settle)
+        router.post("/verify")(self.verify)
+        router.post("/delete")(self.delete)
+        router.get("/lookups/{request}")(self.looked)
+        return router
+
+    async def export(self, order: Order) -> dict[str, Any]:
+        return asdict(await self._chunks.export(order.prefix, order.limit_s))
+
+    async def settle(self, order: Settling) -> dict[str, Any]:
+        return asdict(await self._chunks.settle(order.model, order.limit_s))
+
+    async def verify(self, order: Order) -> dict[str, Any]:
+        return asdict(await self._chunks.verify(order.prefix, order.limit_s))
+
+    async def delete(self, order: Order) -> dict[str, Any]:
+        return asdict(await self._chunks.delete(order.prefix, order.limit_s))
+
+    async def looked(self, request: str) -> dict[str, Any]:
+        """vLLM lengthens the ids that it is given, so their beginning will do."""
+        known = self._looked.copy()
+        found = next((known[name] for name in reversed(known) if name.startswith(request)), None)
+        return {"looked": asdict(found) if found is not None else None}
+
+    def _remember(self, event: Event) -> None:
+        told = event.metadata
+        self._looked[event.session_id] = Looked(
+            told["requested_tokens"], told["l1_hit_tokens"], told["l2_hit_tokens"]
+        )
+        while len(self._looked) > _REMEMBERED_LOOKUPS:
+            self._looked.popitem(last=False)
+
+    def _delete_suspects(self) -> None:
+        while True:
+            self._chunks.delete_durable(guard.suspects.get())
+
+
+def build_server_modules(built: ExtServerModuleBuildContext) -> TorporModule:
+    from lmcache.v1.multiprocess.http_server import app
+
+    bound = None
+    if "directory" in built.config:
+        bound = DirectoryBound(Path(built.config["directory"]), built.config["limit_bytes"])
+        built.server_context.storage_manager.register_l2_listener(bound)
+    module = TorporModule(built.server_context, bound)
+    app.include_router(module.router())
+    return module

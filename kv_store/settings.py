@@ -1,0 +1,71 @@
+"""What the KV tier of a node is started with, and what an engine needs to use it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+MIB = 1024 * 1024
+VLLM_BLOCK_TOKENS = 128
+"""vLLM's block on a CPU; the blocks of other platforms divide it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Directory:
+    """The durable tier in files. ``limit_bytes`` None: until the disk is full."""
+
+    path: Path
+    limit_bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Redis:
+    """The durable tier in Redis or Valkey. ``ca``: a file that says whom to trust, with TLS."""
+
+    host: str
+    port: int
+    username: str = ""
+    password: str = field(default="", repr=False)
+    connections: int = 4
+    tls: bool = False
+    ca: Path | None = None
+
+    def with_password(self, password: str) -> Redis:
+        return replace(self, password=password)
+
+
+@dataclass(frozen=True, slots=True)
+class TierSettings:
+    """One LMCache server. ``name`` is unique on the host: its shared memory bears it."""
+
+    name: str
+    host_bytes: int
+    durable: Directory | Redis | None
+    chunk_tokens: int = VLLM_BLOCK_TOKENS
+    host: str = "127.0.0.1"
+
+    def __post_init__(self) -> None:
+        if self.chunk_tokens <= 0 or self.chunk_tokens % VLLM_BLOCK_TOKENS:
+            raise ValueError(f"chunk_tokens must be a multiple of {VLLM_BLOCK_TOKENS}")
+        if not self.name.replace("-", "").isalnum():
+            raise ValueError(f"a tier's name is letters, digits and dashes: {self.name!r}")
+
+
+@dataclass(frozen=True, slots=True)
+class KVAttachment:
+    """What an engine needs to attach. All limits are upper bounds of a wait for the server."""
+
+    host: str
+    port: int
+    http_port: int | None = None
+    """Of ``LMCacheClient``; None: hits are not told apart by tier."""
+    durable: str = "durable"
+    """What the durable tier is called in ``x-torpor-kv``."""
+    chunk_tokens: int = VLLM_BLOCK_TOKENS
+    call_limit_s: float = 5.0
+    """One message and its answer; a store or a load waits this long, once, for a dead server."""
+    lookup_limit_s: float = 20.0
+    """How long a request waits for its KV to come from the durable tier before it recomputes."""
+    heartbeat_s: float = 2.0
+    reports: str | None = None
+    """Path of a datagram socket that is told what each request found and stored."""

@@ -1,0 +1,64 @@
+"""The chunks of a model as they lie in the durable tier, and the hand of decay on them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import redis
+
+from kv_store.guard import DIGEST_BYTES
+from kv_store.settings import Directory, Redis
+
+
+@dataclass(frozen=True)
+class FileChunk:
+    path: Path
+
+    def read(self) -> bytes:
+        return self.path.read_bytes()
+
+    def write(self, chunk: bytes) -> None:
+        self.path.write_bytes(chunk)
+
+    def remove(self) -> None:
+        self.path.unlink()
+
+    def exists(self) -> bool:
+        return self.path.exists()
+
+
+@dataclass(frozen=True)
+class RedisChunk:
+    client: redis.Redis
+    key: bytes
+
+    def read(self) -> bytes:
+        return b"".join(self.client.mget([self.key + b"#digest", self.key]))  # type: ignore[arg-type]
+
+    def write(self, chunk: bytes) -> None:
+        self.client.set(self.key + b"#digest", chunk[:DIGEST_BYTES])
+        self.client.set(self.key, chunk[DIGEST_BYTES:])
+
+    def remove(self) -> None:
+        self.client.delete(self.key)
+
+    def exists(self) -> bool:
+        return bool(self.client.exists(self.key))
+
+
+Chunk = FileChunk | RedisChunk
+
+
+def chunks_of(durable: Directory | Redis, model: str) -> list[Chunk]:
+    if isinstance(durable, Directory):
+        return [FileChunk(path) for path in sorted(durable.path.glob(f"{model}@*.data"))]
+    client = redis.Redis(durable.host, durable.port, password=durable.password)
+    keys = sorted(client.keys(f"torpor:kv:chunk:{model}@*"))
+    return [RedisChunk(client, key) for key in keys if not key.endswith(b"#digest")]
+
+
+def flip(chunk: Chunk, where: int) -> None:
+    changed = bytearray(chunk.read())
+    changed[where] ^= 1
+    chunk.write(bytes(changed))

@@ -1,0 +1,121 @@
+"""Export, verify, delete, prefetch and the guard, against a real server over each durable tier.
+
+An engine's hand stores random chunks; no engine is started.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from kv_store.lmcache_client import Deleted, Prefetched
+from tests.kv_store.conftest import Tier
+from tests.kv_store.decay import chunks_of, flip
+from tests.kv_store.hand import tokens
+from tests.workers.stand import eventually
+
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(120)]
+
+LIMIT_S = 10.0
+
+
+async def test_export_says_where_every_chunk_stands(tier: Tier) -> None:
+    hand, turn = tier.hand(), tokens(5, seed=1)
+    hand.store(turn[: 3 * 128])
+
+    half = await tier.server.client.export(hand.prefix(turn), limit_s=LIMIT_S)
+
+    assert (half.chunks, half.written + half.already, half.absent) == (5, 3, 2)
+    assert (half.failed, half.is_complete) == (0, False)
+    hand.store(turn)
+    await tier.server.client.export(hand.prefix(turn), limit_s=LIMIT_S)
+    whole = await tier.server.client.export(hand.prefix(turn), limit_s=LIMIT_S)
+    assert (whole.already, whole.written, whole.is_complete) == (5, 0, True)
+    verified = await tier.server.client.verify(hand.prefix(turn), limit_s=LIMIT_S)
+    assert (verified.in_host, verified.in_durable, verified.sound, verified.unsound) == (5, 5, 5, 0)
+
+
+async def test_export_writes_again_what_the_durable_tier_has_lost(tier: Tier) -> None:
+    hand, turn = tier.hand("forgetful"), tokens(4, seed=2)
+    hand.store(turn)
+    await tier.server.client.export(hand.prefix(turn), limit_s=LIMIT_S)
+    chunks_of(tier.settings.durable, hand.model)[0].remove()
+
+    again = await tier.server.client.export(hand.prefix(turn), limit_s=LIMIT_S)
+
+    assert (again.already, again.written, again.is_complete) == (3, 1, True)
+    found = await tier.server.client.verify(hand.prefix(turn), limit_s=LIMIT_S)
+    assert found.sound == 4
+
+
+async def test_what_left_the_host_tier_comes_back_from_the_durable_one(tier: Tier) -> None:
+    hand, turn = tier.hand(), tokens(4, seed=3)
+    stored = hand.store(turn)
+    await tier.server.client.export(hand.prefix(turn), limit_s=LIMIT_S)
+    hand.clear_as_stock_does()
+
+    prefetched = await tier.server.client.prefetch(hand.prefix(turn), limit_s=LIMIT_S)
+
+    assert prefetched == Prefetched(4, 4)
+    assert hand.load(turn) == stored
+    assert hand.lookup(turn, request="cmpl-one-0-abc") == 4
+    looked = await tier.server.client.looked("cmpl-one")
+    assert looked is not None
+    assert (looked.host_tokens, looked.durable_tokens) == (512, 0)
+    assert await tier.server.client.looked("never-asked") is None
+
+
+async def test_another_salt_or_model_finds_nothing(tier: Tier) -> None:
+    hand, other, turn = tier.hand(), tier.hand("another"), tokens(2, seed=4)
+    hand.store(turn, salt="tenant-one")
+
+    assert hand.lookup(turn, salt="tenant-one") == 2
+    assert hand.lookup(turn, salt="tenant-two") == 0
+    assert other.lookup(turn, salt="tenant-one") == 0
+
+
+async def test_delete_leaves_nothing_of_the_prefix_and_all_of_others(tier: Tier) -> None:
+    hand, turn, kept = tier.hand(), tokens(3, seed=5), tokens(3, seed=6)
+    for each in (turn, kept):
+        hand.store(each)
+        await tier.server.client.export(hand.prefix(each), limit_s=LIMIT_S)
+
+    assert await tier.server.client.delete(hand.prefix(turn)) == Deleted(3, 3, 0)
+
+    assert hand.lookup(turn) == 0
+    assert hand.lookup(kept) == 3
+    left = await tier.server.client.verify(hand.prefix(kept), limit_s=LIMIT_S)
+    assert (left.in_host, left.sound) == (3, 3)
+
+
+@pytest.mark.parametrize("where", [0, 31, 32, 20_000, -1])
+async def test_a_flipped_byte_is_a_miss_and_its_chunk_goes(tier: Tier, where: int) -> None:
+    hand, turn = tier.hand(f"flipped-{where}"), tokens(3, seed=7)
+    stored = hand.store(turn)
+    await tier.server.client.export(hand.prefix(turn), limit_s=LIMIT_S)
+    hand.clear_as_stock_does()
+    flipped = chunks_of(tier.settings.durable, hand.model)[0]
+    flip(flipped, where)
+
+    verified = await tier.server.client.verify(hand.prefix(turn), limit_s=LIMIT_S)
+    assert (verified.in_durable, verified.sound, verified.unsound) == (3, 2, 1)
+    loaded = hand.load(turn)
+    assert loaded == stored[: len(loaded)]
+    assert len(loaded) < 3
+
+    await eventually(lambda: not flipped.exists())
+    hand.store(turn)
+    await tier.server.client.export(hand.prefix(turn), limit_s=LIMIT_S)
+    mended = await tier.server.client.verify(hand.prefix(turn), limit_s=LIMIT_S)
+    assert (mended.sound, mended.unsound) == (3, 0)
+
+
+async def test_a_chunk_under_another_chunks_name_is_refused(tier: Tier) -> None:
+    hand, turn = tier.hand("swapped"), tokens(2, seed=8)
+    hand.store(turn)
+    await tier.server.client.export(hand.prefix(turn), limit_s=LIMIT_S)
+    one, other = chunks_of(tier.settings.durable, hand.model)
+    one.write(other.read())
+
+    verified = await tier.server.client.verify(hand.prefix(turn), limit_s=LIMIT_S)
+
+    assert (verified.sound, verified.unsound) == (1, 1)

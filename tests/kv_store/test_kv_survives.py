@@ -1,0 +1,176 @@
+"""KV outlives sleep, the server's death and the engine's: real vLLM, real LMCache, real Valkey.
+
+Two engine starts for the whole file. Prompts are this project's own documents, and answers are
+greedy: where KV was restored they must be equal to the letter to those of an undisturbed turn.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import uuid
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from kv_store.lmcache_client import Prefix
+from kv_store.settings import MIB, Redis, TierSettings
+from tests.conftest import count_engine_starts
+from tests.kv_store.conftest import Tier, serving
+from tests.kv_store.hand import tokens
+from tests.kv_store.life import Engine, engine
+from tests.kv_store.proxy import Proxy
+from workers import demo_models
+
+pytestmark = [
+    pytest.mark.engine,
+    pytest.mark.asyncio(loop_scope="module"),
+    pytest.mark.timeout(280),
+]
+
+ROOT = Path(__file__).parents[2]
+PROMPT_TOKENS, HIT_TOKENS = 1834, 1792
+LIMIT_S = 20.0
+
+
+@pytest.fixture(scope="module")
+def model(pytestconfig: pytest.Config) -> Path:
+    count_engine_starts(pytestconfig, 2)
+    models = Path(os.environ.get("TORPOR_MODELS", ROOT / ".torpor/models"))
+    return demo_models.prepare(models)[demo_models.CHAT]
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def proxy(valkey: Redis) -> AsyncIterator[Proxy]:
+    between = Proxy(valkey.host, valkey.port)
+    yield between
+    await between.stop()
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def tier(
+    valkey: Redis, proxy: Proxy, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[Tier]:
+    durable = replace(valkey, port=await proxy.start())
+    settings = TierSettings(f"t-{uuid.uuid4().hex[:8]}", 512 * MIB, durable)
+    async for running in serving(settings, tmp_path_factory.mktemp("log") / "server.log"):
+        yield running
+
+
+async def ask(asked: Engine, prompt: list[int], request: str, **told: Any) -> dict[str, Any]:
+    return await asked.order("ask", prompt=prompt, request=request, **told)
+
+
+async def attached(asked: Engine, prompt: list[int]) -> None:
+    """Until a lookup hits again: the engine has found its way back to the tier."""
+    async with asyncio.timeout(LIMIT_S):
+        for number in range(1000):
+            again = await ask(asked, prompt, f"attached-{number}", most=1)
+            if again["tier"]:
+                return
+
+
+async def test_kv_survives_sleep_the_server_and_the_engine(
+    model: Path, tier: Tier, proxy: Proxy
+) -> None:
+    text = (ROOT / "docs/architecture.md").read_text()
+    async with engine(model, tier.server.attachment) as first_engine:
+        everything = (await first_engine.order("tokenize", text=text))["tokens"]
+        prompt = everything[:PROMPT_TOKENS]
+        before = await asleep_and_awake(first_engine, prompt)
+        turn = await the_answer_is_stored_too(first_engine, everything[-300:])
+        await sleep_spares_other_models(first_engine, tier, prompt)
+        await the_server_dies_under_it(first_engine, tier, everything[500:900], prompt[:300])
+        await exported(tier, str(model), prompt)
+        await first_engine.kill()
+    await tier.server.stop()
+    async with engine(model, tier.server.attachment) as second_engine:
+        absent = await ask(second_engine, everything[500:800], "absent")
+        assert (absent["cached"], absent["tier"]) == (0, 0), "it starts, and answers, without"
+        await tier.server.start()
+        await attached(second_engine, turn[:300])
+        after = await ask(second_engine, prompt, "another-process")
+        assert (after["cached"], after["text"]) == (HIT_TOKENS, before["text"])
+        assert after["header"] == "hit=1792 of 1834 tier=redis", "the host tier was new"
+        stranger = await ask(second_engine, prompt, "stranger", salt="another-tenant", most=1)
+        assert stranger["tier"] == 0
+        await the_store_stands_still(second_engine, tier, proxy, prompt, before["text"])
+
+
+async def asleep_and_awake(asked: Engine, prompt: list[int]) -> dict[str, Any]:
+    """The measure is an undisturbed warm turn: computing it cold rounds otherwise in bfloat16."""
+    cold = await ask(asked, prompt, "cold")
+    assert (cold["cached"], cold["tier"]) == (0, 0)
+    assert (await asked.order("stored", request="cold"))["stored"] == HIT_TOKENS
+    warm = await ask(asked, prompt, "warm")
+    assert warm["header"] == "hit=1792 of 1834 tier=engine"
+    for rest in ("level_1", "level_2"):
+        await asked.order("nap", rest=rest)
+        again = await ask(asked, prompt, rest)
+        assert again["cached"] == again["tier"] == HIT_TOKENS
+        assert again["header"] == "hit=1792 of 1834 tier=host"
+        assert again["text"] == warm["text"]
+    return warm
+
+
+async def the_answer_is_stored_too(asked: Engine, prompt: list[int]) -> list[int]:
+    """Turn N+1 finds the tokens that turn N made."""
+    answer = await ask(asked, prompt, "turn", most=150)
+    turn = [*prompt, *answer["tokens"]]
+    whole = (len(turn) - 1) // 128 * 128
+    assert whole > len(prompt)
+    assert (await asked.order("stored", request="turn"))["stored"] == whole
+    await asked.order("nap", rest="level_1")
+    assert (await ask(asked, [*turn, *prompt[:20]], "next-turn", most=1))["cached"] == whole
+    return turn
+
+
+async def sleep_spares_other_models(asked: Engine, tier: Tier, prompt: list[int]) -> None:
+    """Stock, the engine's sleep sends what ``clear_as_stock_does`` sends."""
+    other, others = tier.hand("another-model"), tokens(3)
+    other.store(others)
+    await asked.order("nap", rest="level_1")
+    spared = await tier.server.client.verify(other.prefix(others), limit_s=LIMIT_S)
+    assert spared.in_host == 3
+
+    other.clear_as_stock_does()
+    wiped = await tier.server.client.verify(other.prefix(others), limit_s=LIMIT_S)
+    assert wiped.in_host == 0
+
+
+async def the_server_dies_under_it(
+    asked: Engine, tier: Tier, fresh: list[int], known: list[int]
+) -> None:
+    assert tier.server.pid is not None
+    os.kill(tier.server.pid, signal.SIGKILL)
+    answer = await ask(asked, fresh, "no-server", most=4)
+    assert answer["cached"] == 0
+    await attached(asked, known)
+    assert (await ask(asked, [*fresh[:200], *fresh], "stored-again", most=1))["tier"] == 0
+    assert (await asked.order("stored", request="stored-again"))["stored"] == 512
+
+
+async def the_store_stands_still(
+    asked: Engine, tier: Tier, proxy: Proxy, prompt: list[int], text: str
+) -> None:
+    """A request waits for its KV as long as it was told, and then computes it."""
+    proxy.stand_still()
+    tier.hand("anybody").clear_as_stock_does()
+    await asked.order("nap", rest="level_1")
+    still = await ask(asked, prompt, "still", most=1)
+    assert (still["cached"], still["tier"]) == (0, 0)
+    proxy.flow()
+    await attached(asked, prompt)
+    await asked.order("nap", rest="level_1")
+    flowing = await ask(asked, prompt, "flowing")
+    assert (flowing["tier"], flowing["text"]) == (HIT_TOKENS, text)
+
+
+async def exported(tier: Tier, model: str, prompt: list[int]) -> None:
+    done = await tier.server.client.export(Prefix(model, "s", prompt), limit_s=LIMIT_S)
+    assert done.already + done.written == HIT_TOKENS // 128, done

@@ -1,0 +1,175 @@
+"""The server as a child: it comes back, on the same ports, and never outlives its parent."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import sys
+import uuid
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import psutil
+import pytest
+import pytest_asyncio
+
+from kv_store.lmcache_client import LMCacheClient, TierUnavailable
+from kv_store.lmcache_server import LMCacheServer, ServerDidNotStart
+from kv_store.server_command import segment_path
+from kv_store.settings import MIB, Directory, TierSettings
+from tests.kv_store.conftest import QUICK, Tier, serving
+from tests.kv_store.hand import tokens
+from tests.workers.stand import eventually
+from workers.node_agent import NodeAgent
+
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(120)]
+
+ROOT = Path(__file__).parents[2]
+LIMIT_S = 10.0
+BOUND_BYTES = 40 * 32 * 1024
+START_S = 60.0
+
+
+def settings(directory: Path, **changes: object) -> TierSettings:
+    name = f"t-{uuid.uuid4().hex[:8]}"
+    return TierSettings(name, 64 * MIB, Directory(directory, BOUND_BYTES), **changes)  # type: ignore[arg-type]
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def tier(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Tier]:
+    directory = tmp_path_factory.mktemp("tier")
+    async for running in serving(settings(directory / "durable"), directory / "server.log"):
+        yield running
+
+
+async def healthy_again(tier: Tier, after: int) -> None:
+    async with asyncio.timeout(START_S):
+        while not (tier.server.starts > after and await is_healthy(tier)):
+            await asyncio.wait([asyncio.create_task(asyncio.sleep(0.05))])
+
+
+async def is_healthy(tier: Tier) -> bool:
+    try:
+        return await tier.server.client.is_healthy()
+    except TierUnavailable:
+        return False
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+async def test_a_server_that_dies_or_hangs_is_started_again(
+    tier: Tier, number: signal.Signals
+) -> None:
+    hand, turn = tier.hand(f"dying-{number}"), tokens(3, seed=number)
+    hand.store(turn)
+    await tier.server.client.export(hand.prefix(turn), limit_s=LIMIT_S)
+    before, starts = tier.server.attachment, tier.server.starts
+    assert tier.server.pid is not None
+
+    os.kill(tier.server.pid, number)
+    await healthy_again(tier, starts)
+
+    assert tier.server.attachment == before, "engines know the port"
+    assert tier.hand(hand.model).lookup(turn) == 3, "and what was durable is found again"
+
+
+async def test_a_directory_stays_within_its_bound(tier: Tier) -> None:
+    assert isinstance(tier.settings.durable, Directory)
+    durable = tier.settings.durable.path
+
+    def used_bytes() -> int:
+        return sum(file.stat().st_size for file in durable.iterdir())
+
+    hand = tier.hand("growing")
+    for seed in range(3):
+        hand.store(tokens(30, seed=100 + seed))
+        await tier.server.client.export(hand.prefix(tokens(30, seed=100 + seed)), limit_s=LIMIT_S)
+    await eventually(lambda: used_bytes() <= BOUND_BYTES)
+
+    assert used_bytes() > BOUND_BYTES / 2
+    assert not list(durable.glob("dying-*")), "the longest unused went first"
+
+
+async def test_the_directory_is_bounded_from_the_start(tmp_path: Path) -> None:
+    durable = tmp_path / "durable"
+    durable.mkdir()
+    for number in range(60):
+        (durable / f"m@0x01000100@0@{number:04x}@s.data").write_bytes(bytes(32 * 1024))
+    (durable / "m@0x01000100@0@ffff@s.tmp").write_bytes(bytes(10))
+
+    async for _ in serving(settings(durable), tmp_path / "server.log"):
+        await eventually(
+            lambda: sum(file.stat().st_size for file in durable.iterdir()) <= BOUND_BYTES
+        )
+
+    assert not list(durable.glob("*.tmp"))
+
+
+async def test_a_server_that_cannot_start_says_why(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    broken = settings(tmp_path / "file" / "durable")
+
+    server = LMCacheServer(broken, tmp_path / "server.log", policy=QUICK)
+    with pytest.raises(ServerDidNotStart, match="NotADirectory"):
+        await server.start()
+
+    assert not segment_path(broken).exists()
+    await server.client.close()
+
+
+async def test_the_server_dies_with_its_parent(tmp_path: Path) -> None:
+    told = settings(tmp_path / "durable")
+    parent = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", PARENT, told.name, str(tmp_path)),
+        stdout=asyncio.subprocess.PIPE,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )
+    assert parent.stdout is not None
+    child = int(json.loads(await parent.stdout.readline())["pid"])
+    assert psutil.pid_exists(child)
+    assert segment_path(told).exists()
+
+    parent.kill()
+    await parent.wait()
+
+    await eventually(lambda: not psutil.pid_exists(child), timeout_s=30)
+    assert not segment_path(told).exists()
+
+
+async def test_the_node_agent_keeps_one_server(tmp_path: Path) -> None:
+    agent, told = NodeAgent("fleet"), settings(tmp_path / "durable")
+
+    attachment = await agent.open_tier(told, str(tmp_path / "server.log"))
+
+    assert await agent.open_tier(told, str(tmp_path / "server.log")) == attachment
+    client = LMCacheClient(f"http://{attachment.host}:{attachment.http_port}")
+    assert await client.is_healthy()
+    await client.close()
+    await agent.close_tier()
+    assert not segment_path(told).exists()
+
+
+async def test_an_absent_server_is_unavailable() -> None:
+    client = LMCacheClient("http://127.0.0.1:1", limit_s=1)
+    with pytest.raises(TierUnavailable):
+        await client.status()
+    await client.close()
+
+
+PARENT = """
+import asyncio, json, sys
+from pathlib import Path
+from kv_store.lmcache_server import LMCacheServer
+from kv_store.settings import MIB, Directory, TierSettings
+
+async def main():
+    name, directory = sys.argv[1], Path(sys.argv[2])
+    told = TierSettings(name, 64 * MIB, Directory(directory / "durable"))
+    server = LMCacheServer(told, directory / "server.log")
+    await server.start()
+    print(json.dumps({"pid": server.pid}), flush=True)
+    await asyncio.Event().wait()
+
+asyncio.run(main())
+"""

@@ -1,0 +1,82 @@
+"""The response header ``x-torpor-kv``: how much of the prompt was found, and where.
+
+``hit=1792 of 1834 tier=redis``. It is known when the first token comes, so the response's head is
+held back until its first body; nobody loses by it, since a head without a body says nothing.
+``engine`` is the engine's own prefix cache. A response whose request asked for no KV has no
+such header.
+"""
+
+from __future__ import annotations
+
+import uuid
+from contextlib import suppress
+from typing import Any
+
+from kv_store.lmcache_client import LMCacheClient, Looked, TierUnavailable
+from kv_store.reports import Found, Reports
+from workers.openai_server import ASGIApp, Receive, Scope, Send
+
+NAME = b"x-torpor-kv"
+_REQUEST_ID = b"x-request-id"
+
+
+class KVHeader:
+    """ASGI, around vLLM's app. ``durable`` is what the durable tier is called."""
+
+    def __init__(
+        self, app: ASGIApp, reports: Reports, *, tier: LMCacheClient | None, durable: str
+    ) -> None:
+        self._app = app
+        self._reports = reports
+        self._tier = tier
+        self._durable = durable
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["method"] != "POST":
+            await self._app(scope, receive, send)
+            return
+        request = _request_id(scope)
+        head: list[Any] = []
+
+        async def held(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                head.append(message)
+                return
+            if head:
+                start = head.pop()
+                start["headers"] = [*start["headers"], *await self._headers(request)]
+                await send(start)
+            await send(message)
+
+        await self._app(scope, receive, held)
+
+    async def _headers(self, request: str) -> list[tuple[bytes, bytes]]:
+        found = self._reports.found(request)
+        if found is None:
+            return []
+        looked = await self._looked(found)
+        hit = max(found.engine_tokens, found.tier_tokens)
+        told = f"hit={hit} of {found.prompt_tokens} tier={self._where(found, looked)}"
+        return [(NAME, told.encode())]
+
+    async def _looked(self, found: Found) -> Looked | None:
+        if self._tier is not None and found.tier_tokens > found.engine_tokens:
+            with suppress(TierUnavailable):
+                return await self._tier.looked(found.request)
+        return None
+
+    def _where(self, found: Found, looked: Looked | None) -> str:
+        """The deepest tier that had a part in it."""
+        if found.tier_tokens <= found.engine_tokens:
+            return "engine" if found.engine_tokens else "none"
+        return self._durable if looked is not None and looked.durable_tokens else "host"
+
+
+def _request_id(scope: Scope) -> str:
+    """vLLM builds its own id around this one; without one, it is given one."""
+    for name, value in scope["headers"]:
+        if name == _REQUEST_ID:
+            return str(value.decode("latin-1"))
+    request = uuid.uuid4().hex
+    scope["headers"] = [*scope["headers"], (_REQUEST_ID, request.encode())]
+    return request

@@ -1,0 +1,48 @@
+"""The node's KV server in the agent's care: it is started, and started again until it comes up."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from contextlib import suppress
+from pathlib import Path
+
+from kv_store.lmcache_server import LMCacheServer, ServerDidNotStart
+from kv_store.settings import KVAttachment, TierSettings
+
+_log = logging.getLogger(__name__)
+_PAUSE_S = 15.0
+
+
+class KVTier:
+    """Engines attach whenever the server comes; nobody waits for it here."""
+
+    def __init__(
+        self, settings: TierSettings, log: Path, ports: tuple[int, int] | None = None
+    ) -> None:
+        log.parent.mkdir(parents=True, exist_ok=True)
+        self.settings = settings
+        self._server = LMCacheServer(settings, log, ports=ports)
+        self._starting = asyncio.create_task(self._start())
+
+    @property
+    def attachment(self) -> KVAttachment:
+        return self._server.attachment
+
+    @property
+    def ports(self) -> tuple[int, int]:
+        return self._server.ports
+
+    async def close(self) -> None:
+        self._starting.cancel()
+        with suppress(asyncio.CancelledError):
+            await self._starting
+        await self._server.stop()
+
+    async def _start(self) -> None:
+        while True:
+            try:
+                return await self._server.start()
+            except ServerDidNotStart as error:
+                _log.error("%s", error)
+                await asyncio.sleep(_PAUSE_S)
