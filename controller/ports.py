@@ -133,8 +133,8 @@ class ReplicaView:
 class ModelView:
     model: str
     state: str
-    """Of its best replica: ``awake``, ``waking``, ``starting``, ``draining``, ``falling_asleep``,
-    ``kv_released``, ``level_1``, ``level_2``, ``stopped``, ``failed``."""
+    """Of its best replica: ``awake``, ``waking``, ``starting``, ``draining``, ``hibernating``,
+    ``falling_asleep``, ``kv_released``, ``level_1``, ``level_2``, ``stopped``, ``failed``."""
     replicas: tuple[ReplicaView, ...]
     pinned: bool
     waiting: int

@@ -26,6 +26,7 @@ _COLOURS = {
     "waking": "yellow",
     "starting": "yellow",
     "draining": "yellow",
+    "hibernating": "yellow",
     "falling_asleep": "yellow",
     "failed": "red",
     "stopped": "dim",

@@ -33,6 +33,10 @@ class KVTier:
     def ports(self) -> tuple[int, int]:
         return self._server.ports
 
+    async def started(self) -> None:
+        """Returns when it has come up for the first time."""
+        await asyncio.shield(self._starting)
+
     async def close(self) -> None:
         self._starting.cancel()
         with suppress(asyncio.CancelledError):

@@ -17,7 +17,6 @@ from functools import partial
 from hashlib import sha256
 from pathlib import Path
 
-from kv_store.lmcache_server import LMCacheServer, ServerDidNotStart
 from kv_store.settings import KVAttachment, TierSettings
 from workers import leavings, processes
 from workers.capacity import MemoryPolicy, devices_and_host
@@ -49,7 +48,6 @@ class NodeAgent:
         self._forgotten = 0
         self._news = asyncio.Event()
         self._kv: KVTier | None = None
-        self._tier: LMCacheServer | None = None
         leavings.sweep()
 
     async def ping(self) -> int:
@@ -76,25 +74,6 @@ class NodeAgent:
         directory = _directory(mark)
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         return str(directory)
-
-    async def open_tier(self, settings: TierSettings, log: str) -> KVAttachment:
-        """The node's KV server, started at the first call; it dies with this process.
-
-        Raises ServerDidNotStart.
-        """
-        if self._tier is None:
-            self._tier = LMCacheServer(settings, Path(log))
-            try:
-                await self._tier.start()
-            except ServerDidNotStart:
-                self._tier = None
-                raise
-        return self._tier.attachment
-
-    async def close_tier(self) -> None:
-        tier, self._tier = self._tier, None
-        if tier is not None:
-            await tier.stop()
 
     async def watch(self, replica: str, incarnation: int, mark: str, pids: list[int]) -> None:
         """Report the end of any of ``pids`` as the engine's death; may be told more of them."""

@@ -15,6 +15,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from secrets import token_hex
 
 from starlette.types import Receive, Send
 
@@ -181,7 +182,7 @@ class _Exchange:
 
     async def _relay(self, call: Call, lease: Lease) -> None:
         route, reply = self._asked.route, self._reply
-        headers = passed_headers(self._asked.headers, self._asked.request_id)
+        headers = passed_headers(self._asked.headers, self._engines_id(lease))
         async with self._inference.upstream.post(
             lease.endpoint, route.upstream, self._body(call, lease), headers
         ) as answer:
@@ -199,6 +200,12 @@ class _Exchange:
             while not answer.is_over:
                 chunk = await answer.chunk()
                 await reply.forward(chunk, is_last=answer.is_over)
+
+    def _engines_id(self, lease: Lease) -> str:
+        """The engine tells what KV it found by request: the same id must not come twice, and
+        callers choose theirs."""
+        own = self._asked.request_id
+        return f"{own}-{token_hex(8)}" if lease.kv_identity else own
 
     def _body(self, call: Call, lease: Lease) -> bytes:
         """With the salt that tells its KV from everybody else's."""

@@ -45,6 +45,7 @@ class FakeLeases:
     gates: dict[str, asyncio.Event] = field(default_factory=dict)
     refusals: dict[str, Refused] = field(default_factory=dict)
     state: ModelState = ModelState.AWAKE
+    kv_identity: str = ""
     waits: list[Acquired] = field(default_factory=list)
     broken: list[tuple[Lease, str]] = field(default_factory=list)
     held: int = 0
@@ -69,7 +70,15 @@ class FakeLeases:
         self.held += 1
         self.idle.clear()
         try:
-            yield Lease(f"{model}#0", endpoint, self.state, queued_s, queued_s / 2, 60.0)
+            yield Lease(
+                f"{model}#0",
+                endpoint,
+                self.state,
+                queued_s,
+                queued_s / 2,
+                60.0,
+                kv_identity=self.kv_identity,
+            )
         finally:
             self.held -= 1
             self.idle.set()

@@ -9,6 +9,7 @@ import signal
 import sys
 import uuid
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -137,16 +138,24 @@ async def test_the_server_dies_with_its_parent(tmp_path: Path) -> None:
     assert not segment_path(told).exists()
 
 
-async def test_the_node_agent_keeps_one_server(tmp_path: Path) -> None:
-    agent, told = NodeAgent("fleet"), settings(tmp_path / "durable")
+async def test_a_tier_comes_up_by_itself_and_is_one(tmp_path: Path) -> None:
+    agent, told, log = NodeAgent("fleet"), settings(tmp_path / "durable"), tmp_path / "server.log"
 
-    attachment = await agent.open_tier(told, str(tmp_path / "server.log"))
+    attachment = await agent.keep_kv(told, str(log), None)
 
-    assert await agent.open_tier(told, str(tmp_path / "server.log")) == attachment
+    assert await agent.keep_kv(told, str(log), None) == attachment
+    assert agent._kv is not None
+    await agent._kv.started()
     client = LMCacheClient(f"http://{attachment.host}:{attachment.http_port}")
     assert await client.is_healthy()
+
+    other = await agent.keep_kv(replace(told, host_bytes=2 * told.host_bytes), str(log), None)
+
+    assert other == attachment, "engines know it there"
+    await agent._kv.started()
+    assert await client.is_healthy()
     await client.close()
-    await agent.close_tier()
+    await agent._kv.close()
     assert not segment_path(told).exists()
 
 

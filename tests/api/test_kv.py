@@ -1,0 +1,121 @@
+"""Salts are the controller's: whose KV a request may find, and what was found."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from controller.api.bodies import salted
+from controller.keyring import new_key
+from kv_store.keys import Isolation
+from tests.api.conftest import Stand
+from tests.api.engine import ScriptedEngine, Seen, answer
+
+
+async def restored(engine: ScriptedEngine, seen: Seen, send: object) -> None:
+    await answer(send, 200, b"{}", x_torpor_kv="hit=1792 of 1834 tier=redis")
+
+
+def body(**more: object) -> dict[str, object]:
+    return {"model": "chat", "messages": [{"role": "user", "content": "hi"}], **more}
+
+
+def test_a_salt_goes_before_everything_else() -> None:
+    assert salted(b' {"model":"m"}', "s") == b'{"cache_salt":"s","model":"m"}'
+
+
+async def test_without_kv_the_body_stays_as_it_is(stand: Stand) -> None:
+    engine = await stand.engine()
+    client = await stand.open()
+    await client.post("/v1/chat/completions", json=body())
+    assert engine.seen[0].json() == body()
+
+
+async def test_a_clients_salt_is_replaced(stand: Stand) -> None:
+    stand.leases.kv_identity = "weights"
+    engine = await stand.engine()
+    client = await stand.open()
+    await client.post("/v1/chat/completions", json=body(cache_salt="somebody else's"))
+    await client.post("/v1/chat/completions", json=body())
+    first, second = (seen.json() for seen in engine.seen)
+    assert first == second
+    assert first["cache_salt"] not in ("", "somebody else's")
+    assert engine.seen[0].body.count(b"cache_salt") == 1
+
+
+async def test_other_weights_another_salt(stand: Stand) -> None:
+    engine = await stand.engine()
+    client = await stand.open()
+    for identity in ("weights", "other weights"):
+        stand.leases.kv_identity = identity
+        await client.post("/v1/completions", json={"model": "chat", "prompt": "hi"})
+    salts = [seen.json()["cache_salt"] for seen in engine.seen]
+    assert len(set(salts)) == 2
+
+
+async def test_tenants_do_not_share(stand: Stand) -> None:
+    stand.leases.kv_identity = "weights"
+    keys = [
+        new_key(name, tenant, ["inference"])
+        for name, tenant in (("a", "one"), ("b", "one"), ("c", "two"))
+    ]
+    stand.settings = replace(stand.settings, keys=tuple(entry for _, entry in keys))
+    engine = await stand.engine()
+    client = await stand.open()
+    for key, _ in keys:
+        headers = {"authorization": f"Bearer {key}"}
+        await client.post("/v1/chat/completions", json=body(), headers=headers)
+    one, same, two = (seen.json()["cache_salt"] for seen in engine.seen)
+    assert one == same != two
+
+
+@pytest.mark.parametrize(
+    ("isolation", "salts"),
+    [(Isolation.NONE, 1), (Isolation.TENANT, 1), (Isolation.CONVERSATION, 3)],
+)
+async def test_conversations_share_as_configured(
+    stand: Stand, isolation: Isolation, salts: int
+) -> None:
+    stand.leases.kv_identity = "weights"
+    inference = replace(stand.settings.inference, kv_isolation=isolation)
+    stand.settings = replace(stand.settings, inference=inference)
+    engine = await stand.engine()
+    client = await stand.open()
+    for conversation in ({"x-conversation-id": "1"}, {"x-conversation-id": "2"}, {}):
+        await client.post("/v1/chat/completions", json=body(), headers=conversation)
+    assert len({seen.json()["cache_salt"] for seen in engine.seen}) == salts
+
+
+async def test_routes_without_kv_get_no_salt(stand: Stand) -> None:
+    stand.leases.kv_identity = "weights"
+    engine = await stand.engine()
+    client = await stand.open()
+    await client.post("/v1/embeddings", json={"model": "chat", "input": "hi"})
+    assert "cache_salt" not in engine.seen[0].json()
+
+
+async def test_what_was_found_is_told_and_counted(stand: Stand) -> None:
+    stand.leases.kv_identity = "weights"
+    await stand.engine(restored)
+    client = await stand.open()
+    answered = await client.post("/v1/chat/completions", json=body())
+    assert answered.headers["x-torpor-kv"] == "hit=1792 of 1834 tier=redis"
+    text = (await client.get("/metrics")).text
+    assert 'torpor_kv_prompt_tokens_total{model="chat",tier="redis"} 1792.0' in text
+    assert 'torpor_kv_prompt_tokens_total{model="chat",tier="computed"} 42.0' in text
+
+
+async def test_the_engine_is_given_an_id_that_nobody_can_guess(stand: Stand) -> None:
+    """It tells what it found by request id, and callers choose theirs."""
+    stand.leases.kv_identity = "weights"
+    engine = await stand.engine()
+    client = await stand.open()
+    for _ in range(2):
+        answered = await client.post(
+            "/v1/chat/completions", json=body(), headers={"x-request-id": "mine"}
+        )
+        assert answered.headers["x-request-id"] == "mine"
+    first, second = (seen.headers["x-request-id"] for seen in engine.seen)
+    assert first.startswith("mine-")
+    assert first != second
