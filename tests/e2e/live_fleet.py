@@ -71,9 +71,10 @@ class LiveFleet:
                 process.kill()
 
     def engine(self, model: str) -> psutil.Process:
-        """The one process of the engine of ``model``."""
-        (found,) = [p for p, mark in self.marked() if f"/{model}#" in mark]
-        return found
+        """The process of the engine of ``model``; Python's resource tracker may be its child."""
+        found = {p.pid: p for p, mark in self.marked() if f"/{model}#" in mark}
+        (root,) = [process for process in found.values() if process.ppid() not in found]
+        return root
 
     def marked(self) -> Iterator[tuple[psutil.Process, str]]:
         """Every process of every engine of this fleet, with its mark."""

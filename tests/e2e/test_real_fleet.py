@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import signal
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -25,6 +26,7 @@ pytestmark = [pytest.mark.engine, pytest.mark.timeout(600)]
 
 FRANCE: list[Any] = [{"role": "user", "content": "What is the capital of France?"}]
 COUNT: list[Any] = [{"role": "user", "content": "Count from one to one hundred, in words."}]
+DOCUMENT = (Path(__file__).parents[2] / "docs" / "architecture.md").read_text()[:5000]
 WEATHER: list[Any] = [
     {
         "type": "function",
@@ -47,6 +49,19 @@ def ask(client: openai.OpenAI, model: str, messages: list[Any] = FRANCE, tokens:
         model=model, messages=messages, temperature=0, max_tokens=tokens
     )
     return answer.choices[0].message.content or ""
+
+
+def read_document(client: openai.OpenAI) -> tuple[str, int]:
+    """What the model says of it, and how many tokens of the prompt were not computed."""
+    answer = client.chat.completions.with_raw_response.create(
+        model="smollm2",
+        messages=[{"role": "user", "content": DOCUMENT}],
+        temperature=0,
+        max_tokens=16,
+    )
+    told = re.match(r"hit=(\d+) of \d+ tier=\w+", answer.headers["x-torpor-kv"])
+    assert told
+    return answer.parse().choices[0].message.content or "", int(told[1])
 
 
 def test_every_model_is_listed_with_its_state(client: openai.OpenAI) -> None:
@@ -80,6 +95,17 @@ def test_the_answer_after_a_wake_is_that_from_before(
     assert asleep.state == ("kv_released", "level_1", "level_2")[level]
     assert asleep.replicas[0].device_bytes < held - (200 << 20), "at least the KV came free"
     assert ask(client, model, COUNT, 32) == before
+
+
+@pytest.mark.parametrize("level", [0, 1, 2])
+def test_a_conversation_is_not_recomputed_after_a_sleep(
+    fleet: LiveFleet, client: openai.OpenAI, level: int
+) -> None:
+    before, _ = read_document(client)
+    assert fleet.client.sleep("smollm2", level).status == "done"
+    after, hit = read_document(client)
+    assert after == before
+    assert hit > 1000
 
 
 def test_embeddings_are_the_same_after_a_wake(fleet: LiveFleet, client: openai.OpenAI) -> None:
@@ -195,6 +221,7 @@ def test_a_killed_controller_adopts_its_engines(fleet: LiveFleet, client: openai
 def test_a_kill_while_decoding_ends_the_stream_with_an_error(
     fleet: LiveFleet, client: openai.OpenAI
 ) -> None:
+    known, _ = read_document(client)
     stream = client.chat.completions.create(
         model="smollm2", messages=COUNT, max_tokens=1500, stream=True
     )
@@ -205,6 +232,9 @@ def test_a_kill_while_decoding_ends_the_stream_with_an_error(
         for _ in events:
             pass
     assert "Paris" in ask(client, "smollm2"), "the next request gets a fresh engine"
+    again, hit = read_document(client)
+    assert again == known
+    assert hit > 1000, "what the dead engine computed is found by its successor"
 
 
 def test_a_kill_while_asleep_is_a_cold_start(fleet: LiveFleet, client: openai.OpenAI) -> None:
@@ -240,6 +270,8 @@ def test_figures_for_prometheus(fleet: LiveFleet) -> None:
         "torpor_wake_seconds_bucket",
         "torpor_replica_phase",
         "torpor_demotions_total",
+        'torpor_kv_prompt_tokens_total{model="smollm2",tier="host"}',
+        'torpor_kv_exports_total{model="smollm2",outcome="ok"}',
     ):
         assert f"\n{name}" in text
 
@@ -248,8 +280,12 @@ def test_ctrl_c_leaves_nothing(fleet: LiveFleet) -> None:
     segments = {path.name for path in Path("/dev/shm").iterdir()}
     family = psutil.Process(fleet._process.pid).children(recursive=True)
     assert len(family) > 5
+    mapped = {Path(map.path) for process in family for map in process.memory_maps()}
+    pools = {path for path in mapped if path.name.startswith("lmcache_l1_pool_")}
+    assert pools, "the KV tier's shared memory"
     assert fleet.stop() == 0
     assert not [process for process in family if process.is_running()]
     assert list(fleet.marked()) == []
+    assert not [path for path in pools if path.exists()]
     assert {path.name for path in Path("/dev/shm").iterdir()} <= segments
     assert os.listdir(fleet.tmp) == []
