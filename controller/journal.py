@@ -11,13 +11,12 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from io import FileIO
 from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter
-from pydantic_core import to_json
+from pydantic import ConfigDict, TypeAdapter
 
 from controller.core import commands as _commands
 from controller.core import events as _events
@@ -32,46 +31,76 @@ _KINDS: dict[str, type] = {
 }
 
 
-_ADAPTERS: dict[str, TypeAdapter[Any]] = {name: TypeAdapter(kind) for name, kind in _KINDS.items()}
+def _adapter(kind: Any) -> TypeAdapter[Any]:
+    """None never comes, but a dataclass by itself would take no configuration."""
+    return TypeAdapter(kind | None, config=ConfigDict(ser_json_inf_nan="constants"))
+
+
+_ADAPTERS = {kind: _adapter(kind) for kind in _KINDS.values()}
+_WRITERS = {kind: adapter.serializer.to_json for kind, adapter in _ADAPTERS.items()}
+_TYPES = {kind: f'{{"type":"{name}"'.encode() for name, kind in _KINDS.items()}
 
 
 def encode(value: Event | Command) -> bytes:
     """A JSON object: the type's name and the fields."""
-    return b'{"type":"%b",%b' % (type(value).__name__.encode(), to_json(value)[1:])
+    kind = type(value)
+    return b"%b,%b" % (_TYPES[kind], _WRITERS[kind](value)[1:])
 
 
 def decode(line: dict[str, Any]) -> Event | Command:
     """The inverse of encode. Raises KeyError for an unknown type."""
     fields = dict(line)
-    value = _ADAPTERS[fields.pop("type")].validate_python(fields)
+    value = _ADAPTERS[_KINDS[fields.pop("type")]].validate_python(fields)
     assert isinstance(value, Event | Command)
     return value
 
 
-class Journal:
-    """Appends; one line for each event, written through to the kernel at once."""
+Soon = Callable[[Callable[[], None]], object]
+"""Calls what it is given, a little later."""
 
-    def __init__(self, path: Path, max_bytes: int = 64 << 20, files: int = 4) -> None:
+
+class Journal:
+    """Appends, one line for each event.
+
+    ``soon`` says when lines reach the kernel: with an event loop's ``call_soon``, once for all
+    lines of one turn of the loop. A controller that is killed takes the lines of at most that
+    turn with it; what was ordered in it is found by looking at the engines, not in here. Without
+    ``soon`` each line is written at once.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        max_bytes: int = 64 << 20,
+        files: int = 4,
+        soon: Soon = lambda flush: flush(),
+    ) -> None:
         self._path = path
         self._max_bytes = max_bytes
         self._files = files
+        self._soon = soon
+        self._pending: list[tuple[Event, Sequence[Command], float]] = []
         self._out = self._open()
 
     def record(self, event: Event, commands: Sequence[Command], unix: float | None = None) -> None:
         """``unix``: the wall clock, if not that of this machine."""
-        ordered = b",".join([encode(command) for command in commands])
-        line = b'{"at":%r,"unix":%.3f,"event":%b,"commands":[%b]}\n' % (
-            event.at,
-            time.time() if unix is None else unix,
-            encode(event),
-            ordered,
-        )
-        self._out.write(line)
-        self._size_bytes += len(line)
+        self._pending.append((event, commands, time.time() if unix is None else unix))
+        if len(self._pending) == 1:
+            self._soon(self.flush)
+
+    def flush(self) -> None:
+        """Nothing is kept back for a second try if the disk is full."""
+        pending, self._pending = self._pending, []
+        if not pending:
+            return
+        lines = b"".join([_line(*one) for one in pending])
+        self._out.write(lines)
+        self._size_bytes += len(lines)
         if self._size_bytes >= self._max_bytes:
             self._rotate()
 
     def close(self) -> None:
+        self.flush()
         self._out.close()
 
     def _open(self) -> FileIO:
@@ -94,6 +123,12 @@ class Journal:
 
     def _numbered(self, index: int) -> Path:
         return self._path.with_name(f"{self._path.name}.{index}")
+
+
+def _line(event: Event, commands: Sequence[Command], unix: float) -> bytes:
+    ordered = b",".join([encode(command) for command in commands])
+    head = b'{"at":%r,"unix":%.3f,"event":%b' % (event.at, unix, encode(event))
+    return b'%b,"commands":[%b]}\n' % (head, ordered)
 
 
 def read(path: Path) -> Iterator[tuple[Event, list[Command]]]:

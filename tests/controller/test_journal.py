@@ -1,6 +1,7 @@
 """The journal gives back what it was given, bounded."""
 
 import json
+from collections.abc import Callable
 from math import inf
 from pathlib import Path
 
@@ -74,6 +75,25 @@ def test_a_torn_last_line_is_left_out(tmp_path: Path) -> None:
     book.close()
     path.write_text(path.read_text() + '{"at": 2.0, "ev')
     assert list(journal.read(path)) == [(event, [])]
+
+
+def test_the_lines_of_one_turn_are_written_together(tmp_path: Path) -> None:
+    path = tmp_path / "journal.jsonl"
+    asked: list[Callable[[], None]] = []
+    book = journal.Journal(path, soon=asked.append)
+    first, second, third = (
+        RequestArrived(Instant(at), RequestId("x"), ModelName("m")) for at in (1.0, 2.0, 3.0)
+    )
+    book.record(first, [], unix=0.0)
+    book.record(second, [], unix=0.0)
+    assert path.read_bytes() == b""
+    (flush,) = asked
+    flush()
+    assert [event for event, _ in journal.read(path)] == [first, second]
+    book.record(third, [], unix=0.0)
+    book.close()
+    asked[1]()
+    assert [event for event, _ in journal.read(path)] == [first, second, third]
 
 
 def test_it_rotates_and_forgets(tmp_path: Path) -> None:
