@@ -1,5 +1,5 @@
 # What a person types. Everything sets itself up; a second run is quick.
-.PHONY: setup serve demo test check models lock clean
+.PHONY: setup serve demo demo-kv test soak check models lock clean
 
 VENV := .venv/bin
 STATE := .torpor
@@ -17,8 +17,16 @@ serve: models
 demo: models
 	@$(VENV)/python scripts/demo.py examples/laptop.yaml
 
+demo-kv: models
+	@$(VENV)/python scripts/demo_kv.py examples/conversations.yaml
+
 test: models
 	@$(VENV)/pytest
+
+# So many simulated events with faults and all invariants: make soak EVENTS=10000000
+EVENTS ?= 1000000
+soak: setup
+	@TORPOR_SOAK_EVENTS=$(EVENTS) $(VENV)/pytest -q tests/core/soak.py
 
 check: setup
 	@scripts/check

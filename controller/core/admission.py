@@ -13,6 +13,7 @@ from controller.core.outlook import outlook_of
 from controller.core.placement import why_never
 from controller.core.rooms import Rooms
 from controller.core.routing import is_on_its_way, is_usable, pick_to_serve
+from controller.core.turns import has_slot, tenant_has_slot, why_no_more
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,16 +33,22 @@ def admit(books: Books, event: RequestArrived) -> None:
         books.reject(request, RejectReason.UNKNOWN_MODEL, f"no model {model}")
         return
     max_wait_s = record.spec.max_wait_s if event.max_wait_s is None else event.max_wait_s
-    if pick_to_serve(record.replicas) is not None:
-        max_wait_s = inf  # granted in this very step
-    elif refusal := _refusal(books, record, max_wait_s):
+    if _is_served_at_once(books, record, event.tenant):
+        max_wait_s = inf
+    elif refusal := _refusal(books, record, max_wait_s, event.tenant):
         books.reject(request, refusal.reason, refusal.detail, refusal.retry_after_s)
         return
-    books.backlog.add(request, model, books.now, max_wait_s)
+    books.backlog.add(request, model, books.now, max_wait_s, event.tenant, event.priority)
     books.version += 1
 
 
-def _refusal(books: Books, record: ModelRecord, max_wait_s: float) -> Refusal | None:
+def _is_served_at_once(books: Books, record: ModelRecord, tenant: str) -> bool:
+    """It is granted in this very step."""
+    is_awake = pick_to_serve(record.replicas) is not None
+    return is_awake and has_slot(record) and tenant_has_slot(books, tenant)
+
+
+def _refusal(books: Books, record: ModelRecord, max_wait_s: float, tenant: str) -> Refusal | None:
     if record.is_given_up and not any(is_usable(replica) for replica in record.replicas):
         return Refusal(RejectReason.CANNOT_START, record.why_given_up)
     is_coming = any(is_on_its_way(replica) for replica in record.replicas)
@@ -52,6 +59,8 @@ def _refusal(books: Books, record: ModelRecord, max_wait_s: float) -> Refusal | 
     if len(books.backlog) >= books.policy.backlog_limit:
         detail = f"{len(books.backlog)} requests wait already"
         return Refusal(RejectReason.BACKLOG_FULL, detail, retry_s)
+    if too_many := why_no_more(books, record, tenant):
+        return Refusal(RejectReason.LIMIT_REACHED, too_many, retry_s)
     if estimate_s > max_wait_s:
         books.wish(record)  # whoever tries again when told to ought to find it awake
         return Refusal(

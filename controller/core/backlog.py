@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from heapq import heappop, heappush
 
-from controller.core.names import NEVER, Instant, ModelName, RequestId
+from controller.core.names import NEVER, Instant, ModelName, Priority, RequestId
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,13 +16,22 @@ class Waiting:
     deadline: Instant
     number: int
     """Of its arrival; breaks ties of time."""
+    tenant: str = ""
+    priority: Priority = Priority.DEFAULT
+
+
+Lane = tuple[Priority, str]
+"""Those of one priority and tenant who wait for a model: among them the oldest is first."""
 
 
 class Backlog:
     def __init__(self) -> None:
         self.by_model: dict[ModelName, dict[RequestId, Waiting]] = {}
         """Only models for which someone waits; each in order of arrival."""
+        self.lanes: dict[ModelName, dict[Lane, dict[RequestId, Waiting]]] = {}
+        """The same, by lane."""
         self._all: dict[RequestId, Waiting] = {}
+        self._tenants: dict[str, int] = {}
         self._deadlines: list[tuple[Instant, int, RequestId]] = []
         self._arrivals = 0
 
@@ -32,12 +41,24 @@ class Backlog:
     def __contains__(self, request: RequestId) -> bool:
         return request in self._all
 
-    def add(self, request: RequestId, model: ModelName, at: Instant, max_wait_s: float) -> None:
+    def add(
+        self,
+        request: RequestId,
+        model: ModelName,
+        at: Instant,
+        max_wait_s: float,
+        tenant: str = "",
+        priority: Priority = Priority.DEFAULT,
+    ) -> None:
         self._arrivals += 1
-        waiting = Waiting(request, model, at, Instant(at + max_wait_s), self._arrivals)
+        deadline = Instant(at + max_wait_s)
+        waiting = Waiting(request, model, at, deadline, self._arrivals, tenant, priority)
         self._all[request] = waiting
         self.by_model.setdefault(model, {})[request] = waiting
-        heappush(self._deadlines, (waiting.deadline, waiting.number, request))
+        self.lanes.setdefault(model, {}).setdefault((priority, tenant), {})[request] = waiting
+        self._tenants[tenant] = self._tenants.get(tenant, 0) + 1
+        if waiting.deadline < NEVER:
+            heappush(self._deadlines, (waiting.deadline, waiting.number, request))
 
     def remove(self, request: RequestId) -> Waiting:
         waiting = self._all.pop(request)
@@ -45,7 +66,23 @@ class Backlog:
         del queue[request]
         if not queue:
             del self.by_model[waiting.model]
+        self._leave_lane(waiting)
+        self._tenants[waiting.tenant] -= 1
+        if not self._tenants[waiting.tenant]:
+            del self._tenants[waiting.tenant]
         return waiting
+
+    def _leave_lane(self, waiting: Waiting) -> None:
+        lanes, key = self.lanes[waiting.model], (waiting.priority, waiting.tenant)
+        del lanes[key][waiting.request]
+        if not lanes[key]:
+            del lanes[key]
+        if not lanes:
+            del self.lanes[waiting.model]
+
+    def of_tenant(self, tenant: str) -> int:
+        """So many requests of it wait, for whatever model."""
+        return self._tenants.get(tenant, 0)
 
     def of(self, model: ModelName) -> list[Waiting]:
         return list(self.by_model.get(model, {}).values())

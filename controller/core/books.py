@@ -7,6 +7,7 @@ and the list of commands. Observing and planning are made of these moves and of 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 from controller.core import idle
 from controller.core.agenda import Agenda
@@ -27,6 +28,7 @@ from controller.core.ledger import HOST, Ledger
 from controller.core.lifecycle import (
     LEAVING,
     ON_THE_MOVE,
+    SERVING,
     Action,
     Goal,
     Order,
@@ -44,6 +46,7 @@ from controller.core.names import (
     FleetPolicy,
     Footprint,
     Instant,
+    Ladder,
     ModelName,
     ModelState,
     OpId,
@@ -52,7 +55,10 @@ from controller.core.names import (
     RequestId,
 )
 from controller.core.operations import Operation, Operations
+from controller.core.own_ladder import Rung, as_ladder, rests, rungs
+from controller.core.popularity import Popularity
 from controller.core.reliefs import Reliefs
+from controller.core.tenants import Tenants
 
 AT_ONCE = Instant(float("-inf"))
 
@@ -79,6 +85,8 @@ class Books:
         """When the plan must look at each for its own sake: an index of ``due``, kept likewise."""
         self.hopeful: dict[ModelName, None] = {}
         """All models that may want to be awake though nobody waits, and perhaps some others."""
+        self.is_crowded = False
+        """Perhaps: somebody fell asleep since sleepers were counted."""
         self.failing: dict[ModelName, None] = {}
         """All models with failures, and perhaps some others."""
         self.reliefs = Reliefs()
@@ -86,7 +94,9 @@ class Books:
         """Every granted request that was not released, also those whose engine is gone."""
         self.ledger = Ledger()
         self.backlog = Backlog()
+        self.tenants = Tenants()
         self.costs = CostTable(policy.costs)
+        self.popularity = Popularity(policy.popularity_half_life_s)
         self.operations = Operations()
         self.commands: list[Command] = []
         self.changes: list[PhaseChange] = []
@@ -151,7 +161,8 @@ class Books:
                 return AT_ONCE
             case Phase.AWAKE | Phase.ASLEEP if not replica.leases:
                 spec = self.models[replica.model].spec
-                return idle.next_rung_at(spec, replica.depth, replica.idle_since)
+                own = self.own_ladder(self.models[replica.model])
+                return idle.next_rung_at(spec, replica.depth, replica.idle_since, own)
             case Phase.DRAINING if not replica.leases:
                 return AT_ONCE
             case _:
@@ -171,16 +182,19 @@ class Books:
             self.moving[replica.id] = replica
         else:
             self.moving.pop(replica.id, None)
-        self._touch_leases(replica)
+        if replica.phase is Phase.ASLEEP and self.policy.most_sleepers is not None:
+            self.is_crowded = True
+        self._touch_use(replica)
+        self.version += 1
 
-    def _touch_leases(self, replica: Replica) -> None:
-        """Only how much it is used has changed."""
+    def _touch_use(self, replica: Replica) -> None:
+        """Only whether it is used has changed."""
         self.agenda.put(replica.id, self.due(replica))
         self.reliefs.forget_use(replica)
-        self.version += 1
 
     def touch_model(self, record: ModelRecord) -> None:
         self.hopeful[record.spec.name] = None
+        record.rungs = None
         for replica in record.replicas:
             self.touch(replica)
 
@@ -200,6 +214,30 @@ class Books:
     def _learned(self, record: ModelRecord) -> None:
         for replica in record.replicas:
             self.reliefs.forget(replica)
+        self._ladder_changed(record)
+
+    def own_ladder(self, record: ModelRecord) -> Ladder | None:
+        """None: it has the one that its specification says."""
+        if not record.spec.sets_own_ladder:
+            return None
+        return as_ladder(self.own_rungs(record))
+
+    def own_rungs(self, record: ModelRecord) -> list[Rung]:
+        if record.rungs is None:
+            record.rungs = self.work_out_rungs(record)
+        return record.rungs
+
+    def work_out_rungs(self, record: ModelRecord) -> list[Rung]:
+        spec = record.spec
+        back_s = partial(self.costs.raising, spec.name)
+        prices, devices = self.policy.prices, spec.devices_per_replica
+        return rungs(rests(prices, devices, spec.deepest, record.footprint, back_s))
+
+    def _ladder_changed(self, record: ModelRecord) -> None:
+        record.rungs = None
+        if record.spec.sets_own_ladder:
+            for replica in record.replicas:
+                self.agenda.put(replica.id, self.due(replica))
 
     # orders
 
@@ -230,7 +268,7 @@ class Books:
 
     def end_export(self, replica: Replica, why: str) -> None:
         replica.has_kv = False
-        self.move(replica, Phase.AWAKE if replica.goal is None else Phase.DRAINING, why)
+        self.move(replica, Phase.DRAINING, why)
 
     def order_down(self, replica: Replica, goal: Goal) -> None:
         """To the goal's depth, from DRAINED, from ASLEEP, or (stopped) from FAILED."""
@@ -298,13 +336,10 @@ class Books:
             self.touch(replica)
 
     def call_off(self, replica: Replica, why: str) -> None:
-        """It is awake again; while its KV is being exported, as soon as that has ended."""
-        replica.goal = None
-        if replica.phase is Phase.HIBERNATING:
-            replica.tell(self.now, "HIBERNATING", why)
-            self.touch(replica)
-        else:
-            self.move(replica, Phase.AWAKE, why)
+        """It is awake again. An export that is under way goes on beside its requests; as what
+        they add is not in it, its answer will be a late one."""
+        replica.goal = replica.order = None
+        self.move(replica, Phase.AWAKE, why)
 
     # failures
 
@@ -346,25 +381,54 @@ class Books:
 
     def grant(self, waiting: Waiting, replica: Replica) -> None:
         self.backlog.remove(waiting.request)
+        was_idle = not replica.leases
         replica.leases[waiting.request] = self.now
         self.leased[waiting.request] = replica.id
+        self.tenants.begin(waiting.request, waiting.model, waiting.tenant)
         replica.has_kv = self.models[replica.model].spec.keeps_kv
         state, wake_s = ModelState.AWAKE, 0.0
         if replica.awake_since > waiting.arrived:
             is_cold = replica.raised_from is Depth.STOPPED
             state = ModelState.COLD if is_cold else ModelState.WOKEN
             wake_s = replica.awake_since - max(waiting.arrived, replica.raised_at)
-        self._touch_leases(replica)
+        self.version += 1
+        if was_idle:
+            self._touch_use(replica)
+            self.popularity.count(replica.model, self.now)
         self.commands.append(
             GrantLease(waiting.request, replica.id, state, self.now - waiting.arrived, wake_s)
         )
 
+    def keep(self, request: RequestId, holder: ReplicaId) -> None:
+        """A lease that was not granted here; of a replica that cannot serve it is nobody's."""
+        replica = self.replicas.get(holder)
+        if request in self.leased or replica is None or replica.phase not in SERVING:
+            return
+        self.leased[request] = holder
+        self.version += 1
+        was_idle = not replica.leases
+        replica.leases[request] = self.now
+        if was_idle:
+            self._touch_use(replica)
+
     def release(self, request: RequestId) -> None:
         holder = self.leased.pop(request, None)
+        self.tenants.end(request)
         replica = self.replicas.get(holder) if holder is not None else None
         if replica is not None and replica.leases.pop(request, None) is not None:
             replica.idle_since = self.now
-            self._touch_leases(replica)
+            self.version += 1
+            if not replica.leases:
+                self._touch_use(replica)
+            record = self.models[replica.model]
+            if record.spec.least_replicas > 1:
+                self._used_together(record)
+
+    def _used_together(self, record: ModelRecord) -> None:
+        for replica in record.kept():
+            if not replica.leases:
+                replica.idle_since = self.now
+                self._touch_use(replica)
 
     def reject(
         self, request: RequestId, reason: RejectReason, detail: str, retry_s: float | None = None
@@ -405,6 +469,8 @@ class Books:
         if record.is_removed and not record.replicas:
             del self.models[record.spec.name]
             self.costs.forget(record.spec.name)
+            self.popularity.forget(record.spec.name)
+            self.tenants.forget(record.spec.name)
         self.version += 1
 
     def goal_of_retirement(self, replica: Replica) -> Goal:

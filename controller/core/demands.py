@@ -1,8 +1,10 @@
 """Who ought to be awake and is not, in the order of right.
 
 Somebody who waits comes before nobody who waits: requests and administrators' orders by their
-age, then wishes, growth and first starts. Only the former may drain a busy replica, so that
-a stream of requests to one model cannot keep the oldest waiting request of another for ever.
+age, then wishes, growth, flexible requests and first starts. Only the first may drain a busy
+replica, so that a stream of requests to one model cannot keep the oldest waiting request of
+another for ever. Among requests those that asked for priority come first, and whoever waited
+``maximum_wait_behind_s`` counts as one of them: nobody is overtaken for longer.
 """
 
 from __future__ import annotations
@@ -11,45 +13,53 @@ from collections.abc import Iterator
 from enum import IntEnum
 from typing import NamedTuple
 
+from controller.core.backlog import Waiting
 from controller.core.books import Books
 from controller.core.lifecycle import RISING, Phase
 from controller.core.models import ModelRecord
-from controller.core.names import Depth, Instant, ModelName
+from controller.core.names import Depth, Instant, ModelName, Priority
 from controller.core.routing import pick_to_serve
+from controller.core.turns import with_turn
 
 
 class Urgency(IntEnum):
     WAITED_FOR = 0
     WISHED = 1
     GROWTH = 2
-    FIRST_START = 3
+    FLEXIBLE = 3
+    FIRST_START = 4
 
 
 class Demand(NamedTuple):
     """Sorts by right."""
 
     urgency: Urgency
+    standing: Priority
     since: Instant
     number: int
     model: ModelName
     evict_to: Depth
 
 
+USUAL = Priority.DEFAULT
+
+
 def demands_of(books: Books) -> list[Demand]:
     """At most one a model, the one with most right first."""
     demands = _waited_for(books)
-    evict_to = books.policy.evict_to
     for record in _hopeful(books):
-        model, number = record.spec.name, record.number
-        if model in demands or record.is_removed or _is_rising(record):
+        if record.is_removed or _is_rising(record):
             continue
+        model, urgency, since = record.spec.name, None, books.now
         if _is_wished(books, record):
-            since = record.wished_at or books.now
-            demands[model] = Demand(Urgency.WISHED, since, number, model, evict_to)
+            urgency, since = Urgency.WISHED, record.wished_at or since
         elif _must_grow(books, record):
-            demands[model] = Demand(Urgency.GROWTH, books.now, number, model, evict_to)
+            urgency = Urgency.GROWTH
         elif record.is_unstarted and _can_prefetch(books):
-            demands[model] = Demand(Urgency.FIRST_START, books.now, number, model, evict_to)
+            urgency = Urgency.FIRST_START
+        if urgency is not None:
+            hoped = Demand(urgency, USUAL, since, record.number, model, books.policy.evict_to)
+            demands[model] = min(hoped, demands.get(model, hoped))
     return sorted(demands.values())
 
 
@@ -66,13 +76,13 @@ def why(books: Books, demand: Demand) -> str:
 
 def _waited_for(books: Books) -> dict[ModelName, Demand]:
     demands: dict[ModelName, Demand] = {}
-    evict_to, waited = books.policy.evict_to, Urgency.WAITED_FOR
+    evict_to = books.policy.evict_to
     for model in books.backlog.by_model:
         if _is_rising(books.models[model]):
             continue
-        head = books.backlog.head(model)
-        assert head is not None
-        demands[model] = Demand(waited, head.arrived, head.number, model, evict_to)
+        claims = [_claim(books, waiting) for waiting in with_turn(books, model)]
+        if claims:
+            demands[model] = min(claims)
     for operation in books.operations:
         model_ = operation.waking
         if model_ is None or pick_to_serve(books.models[model_].replicas):
@@ -80,9 +90,19 @@ def _waited_for(books: Books) -> dict[ModelName, Demand]:
         if _is_rising(books.models[model_]):
             continue
         depth = evict_to if operation.depth is Depth.AWAKE else operation.depth
-        ordered = Demand(waited, operation.ordered_at, 0, model_, depth)
+        ordered = Demand(Urgency.WAITED_FOR, USUAL, operation.ordered_at, 0, model_, depth)
         demands[model_] = min(ordered, demands.get(model_, ordered))
     return demands
+
+
+def _claim(books: Books, waiting: Waiting) -> Demand:
+    urgency, standing = Urgency.WAITED_FOR, waiting.priority
+    if standing is Priority.FLEX:
+        urgency = Urgency.FLEXIBLE
+    elif books.now >= waiting.arrived + books.policy.maximum_wait_behind_s:
+        standing = Priority.PRIORITY
+    evict_to = books.policy.evict_to
+    return Demand(urgency, standing, waiting.arrived, waiting.number, waiting.model, evict_to)
 
 
 def _hopeful(books: Books) -> Iterator[ModelRecord]:
@@ -117,8 +137,12 @@ def _is_wished(books: Books, record: ModelRecord) -> bool:
 
 
 def _must_grow(books: Books, record: ModelRecord) -> bool:
+    """All that are awake are busy, or there are fewer than its least while it is in use."""
     if record.spec.replicas == 1:
         return False
-    awake = [r for r in record.replicas if r.phase is Phase.AWAKE]
-    limit = books.policy.busy_leases
-    return bool(awake) and all(len(r.leases) >= limit for r in awake)
+    awake = [r for r in record.replicas if r.phase is Phase.AWAKE and not r.is_retiring]
+    if not awake:
+        return False
+    if len(awake) < record.spec.least_replicas and (record.spec.pinned or record.is_in_use):
+        return True
+    return all(len(r.leases) >= books.policy.busy_leases for r in awake)

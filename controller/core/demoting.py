@@ -23,9 +23,6 @@ def go_down(books: Books, replica: Replica) -> None:
     goal it goes deeper, or, where it must not, stays awake."""
     goal = replica.goal
     assert goal is not None
-    if goal.cause is Cause.IDLE and replica.model in books.backlog.by_model:
-        books.call_off(replica, "it was asked for meanwhile")
-        return
     if goal.cause is Cause.ORDERED and not books.has_host_for(replica, goal.depth):
         refuse_depth(books, replica, goal.depth)
         books.call_off(replica, f"the host has no room for {goal.depth.name}")

@@ -18,6 +18,7 @@ from controller.core.names import (
     NodeId,
     OperationId,
     OpId,
+    Priority,
     ReplicaId,
     RequestId,
 )
@@ -43,6 +44,7 @@ class RequestArrived(Event):
     max_wait_s: float | None = None
     """None: the model's own."""
     tenant: str = ""
+    priority: Priority = Priority.DEFAULT
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +59,14 @@ class LeaseReleased(Event):
     """The response ended, well or badly."""
 
     request: RequestId
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseFound(Event):
+    """A controller that started was told of a response from before that still runs."""
+
+    request: RequestId
+    replica: ReplicaId
 
 
 # the answers of the world

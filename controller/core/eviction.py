@@ -1,51 +1,29 @@
 """Whom to demote, and how far, to make this room.
 
-The opinion: idle before busy, least recently used first, the preferred depth before a deeper
-one. The search takes single steps in that order until nothing is lacking, then takes back
-every step that turned out not to be needed.
+The opinion: idle before busy, those nobody waits for before others, the preferred depth before a
+deeper one, and among equals by the policy's name: the least recently used first (``lru``), the
+least often wanted of late first (``lfu``), or (``cost``) whoever it will cost least to have done
+without: so much longer as having it back will take, times how often it was wanted of late. The
+search takes single steps in that order until nothing is lacking, then takes back every step that
+turned out not to be needed. ``cost`` goes on from there to the cheapest demotions of all.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from itertools import zip_longest
 
+from controller.core.cheapest import cheapest
+from controller.core.choices import Choice, Move, Step, Victim
 from controller.core.ledger import HOST, Amounts
-from controller.core.names import Depth, ReplicaId
+from controller.core.names import Eviction, ReplicaId
+
+Right = tuple[bool, float, float, float, str]
 
 
-@dataclass(frozen=True, slots=True)
-class Choice:
-    """One depth a victim can go to, and what comes free; less than nothing where it takes."""
-
-    depth: Depth
-    relief: Amounts
-    cost_s: float = 0.0
-    """So much longer it will take to have the victim back."""
-
-
-@dataclass(frozen=True, slots=True)
-class Victim:
-    replica: ReplicaId
-    is_busy: bool
-    is_awake: bool
-    is_wanted: bool
-    """Someone waits for its model, though later than whom the room is for."""
-    idle_since: float
-    choices: tuple[Choice, ...]
-    """From the preferred depth to the deepest."""
-
-
-@dataclass(frozen=True, slots=True)
-class Move:
-    replica: ReplicaId
-    depth: Depth
-    is_busy: bool
-    cost_s: float
-
-
-def make_room(lacking: Amounts, host_free: int, victims: Sequence[Victim]) -> list[Move] | None:
+def make_room(
+    lacking: Amounts, host_free: int, victims: Sequence[Victim], by: Eviction = Eviction.LRU
+) -> list[Move] | None:
     """Demotions after which nothing is lacking; None if no demotions do that.
 
     ``lacking``: bytes by resource, negative where there is some to spare. ``host_free``: host
@@ -53,20 +31,39 @@ def make_room(lacking: Amounts, host_free: int, victims: Sequence[Victim]) -> li
     None of the moves could be left out or be shallower with the others as they are.
     """
     search = _Search(dict(lacking), host_free)
-    for victim, choice in _steps(victims):
+    for victim, choice in _steps(victims, by):
         if search.is_done():
             break
         search.try_step(victim, choice)
-    if not search.is_done():
+    found = search.result()
+    if by is Eviction.COST and found != []:
+        likely = sorted(victims, key=lambda v: (v.is_busy, *right_to_stay(v, _first(v), by)))
+        found = cheapest(lacking, host_free, likely, found)
+    if found is None:
         return None
-    search.take_back()
-    return [Move(v.replica, c.depth, v.is_busy, c.cost_s) for v, c in search.taken.values()]
+    return [Move(v.replica, c.depth, v.is_busy, regret(v, c, by)) for v, c in found]
 
 
-def _steps(victims: Sequence[Victim]) -> Iterator[tuple[Victim, Choice]]:
-    def age(victim: Victim) -> tuple[bool, float, float, str]:
-        cost_s = victim.choices[0].cost_s if victim.choices else 0.0
-        return (victim.is_wanted, victim.idle_since, cost_s, victim.replica)
+def regret(victim: Victim, choice: Choice, by: Eviction) -> float:
+    return max(0.0, choice.cost_s) * victim.wants if by is Eviction.COST else choice.cost_s
+
+
+def right_to_stay(victim: Victim, choice: Choice | None, by: Eviction) -> Right:
+    """Who has least goes first, if it would go there."""
+    cost_s = max(0.0, choice.cost_s) if choice else 0.0
+    match by:
+        case Eviction.LRU:
+            first = 0.0
+        case Eviction.LFU:
+            first = victim.wants
+        case Eviction.COST:
+            first = victim.wants * cost_s
+    return (victim.is_wanted, first, victim.idle_since, cost_s, victim.replica)
+
+
+def _steps(victims: Sequence[Victim], by: Eviction) -> Iterator[Step]:
+    def age(victim: Victim) -> Right:
+        return right_to_stay(victim, _first(victim), by)
 
     idle_awake = sorted((v for v in victims if v.is_awake and not v.is_busy), key=age)
     yield from _round(idle_awake, 0)
@@ -77,11 +74,15 @@ def _steps(victims: Sequence[Victim]) -> Iterator[tuple[Victim, Choice]]:
     yield from _rounds(busy)
 
 
-def _round(victims: Sequence[Victim], index: int) -> Iterator[tuple[Victim, Choice]]:
+def _first(victim: Victim) -> Choice | None:
+    return victim.choices[0] if victim.choices else None
+
+
+def _round(victims: Sequence[Victim], index: int) -> Iterator[Step]:
     return ((v, v.choices[index]) for v in victims if v.choices)
 
 
-def _rounds(victims: Sequence[Victim]) -> Iterator[tuple[Victim, Choice]]:
+def _rounds(victims: Sequence[Victim]) -> Iterator[Step]:
     """Everyone's first choice, then everyone's second …"""
     columns = ([(v, choice) for choice in v.choices] for v in victims)
     for row in zip_longest(*columns):
@@ -92,10 +93,16 @@ class _Search:
     def __init__(self, lacking: Amounts, host_free: int) -> None:
         self.lacking = lacking
         self.host_free = host_free
-        self.taken: dict[ReplicaId, tuple[Victim, Choice]] = {}
+        self.taken: dict[ReplicaId, Step] = {}
 
     def is_done(self) -> bool:
         return all(amount <= 0 for amount in self.lacking.values())
+
+    def result(self) -> list[Step] | None:
+        if not self.is_done():
+            return None
+        self.take_back()
+        return list(self.taken.values())
 
     def try_step(self, victim: Victim, choice: Choice) -> None:
         """Take it if it brings something that is lacking and the host has room for it."""

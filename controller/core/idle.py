@@ -24,19 +24,26 @@ def seconds_to(ladder: Ladder, depth: Depth) -> float:
             return ladder.stopped_s
 
 
-def due_depth(spec: ModelSpec, depth: Depth, idle_since: Instant, now: Instant) -> Depth | None:
-    """How deep a replica that rests at ``depth`` ought to be by now; None: where it is."""
+def due_depth(
+    spec: ModelSpec, depth: Depth, idle_since: Instant, now: Instant, own: Ladder | None = None
+) -> Depth | None:
+    """How deep a replica that rests at ``depth`` ought to be by now; None: where it is.
+    ``own``: in place of the ladder that the specification has."""
+    ladder = own or spec.ladder
     for rung in reversed(RUNGS):
-        if depth < rung <= spec.deepest and idle_since + seconds_to(spec.ladder, rung) <= now:
+        if depth < rung <= spec.deepest and idle_since + seconds_to(ladder, rung) <= now:
             return rung
     return None
 
 
-def next_rung_at(spec: ModelSpec, depth: Depth, idle_since: Instant) -> Instant:
+def next_rung_at(
+    spec: ModelSpec, depth: Depth, idle_since: Instant, own: Ladder | None = None
+) -> Instant:
     """When the next demotion from ``depth`` is due."""
     if spec.pinned:
         return NEVER
+    ladder = own or spec.ladder
     times = [
-        idle_since + seconds_to(spec.ladder, rung) for rung in RUNGS if depth < rung <= spec.deepest
+        idle_since + seconds_to(ladder, rung) for rung in RUNGS if depth < rung <= spec.deepest
     ]
     return Instant(min(times, default=NEVER))

@@ -111,6 +111,9 @@ class Ledger:
     def is_over_budget(self, node: NodeId) -> bool:
         return any(self.excused.get(node, {}).values())
 
+    def is_over_any_budget(self) -> bool:
+        return any(self.excused.values())
+
     def _write(self, replica: ReplicaId, booking: Booking) -> None:
         node = booking.place.node
         bookings = self.bookings.setdefault(node, {})

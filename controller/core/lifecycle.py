@@ -14,7 +14,8 @@ what was right when the drain began may be stale when it ends.
 Where a model keeps its KV, a drain passes through HIBERNATING once its leases have ended: what
 its requests computed is exported before the engine drops it. An export that fails changes
 nothing, recomputing is always right. When it has ended the replica is DRAINING again, with
-nothing left to keep, so that the end of every drain is decided in one place.
+nothing left to keep, so that the end of every drain is decided in one place. Its engine is awake
+all the while, so a request that calls the drain off need not wait for the export.
 
 An order that goes wrong leads to FAILED, from where the only ways are StopEngine and the loss
 of the node. The incarnation (the op of the StartEngine that made the engine) fences what is
@@ -162,7 +163,7 @@ class Replica:
     since: Instant = LONG_AGO
     order: Order | None = None
     goal: Goal | None = None
-    """Set while DRAINING, and while HIBERNATING unless that was called off."""
+    """Set exactly while LEAVING."""
     incarnation: OpId | None = None
     place: Place | None = None
     held: Footprint = NOTHING

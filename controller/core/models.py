@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from controller.core.lifecycle import Replica
+from controller.core.lifecycle import Phase, Replica
 from controller.core.names import LONG_AGO, NOTHING, Depth, Footprint, Instant, ModelSpec
+from controller.core.own_ladder import Rung
 
 LONGEST_BACKOFF_S = 60.0
 
@@ -23,6 +24,8 @@ class ModelRecord:
     replicas: list[Replica] = field(default_factory=list)
     measured: dict[Depth, Footprint] = field(default_factory=dict)
     """As its engines last reported."""
+    rungs: list[Rung] | None = None
+    """Of its own ladder, as far as it has one and this was worked out."""
     failures: int = 0
     """Consecutive ones."""
     canary_failures: int = 0
@@ -45,6 +48,19 @@ class ModelRecord:
             return self.measured[depth]
         estimates = self.spec.footprints
         return estimates.get(depth) or estimates.get(Depth.AWAKE) or NOTHING
+
+    @property
+    def is_in_use(self) -> bool:
+        return any(replica.leases for replica in self.replicas)
+
+    def kept(self) -> list[Replica]:
+        """Its least number: they are in use together, and go to rest together."""
+        awake = [r for r in self.replicas if r.phase is Phase.AWAKE and not r.is_retiring]
+        return awake[: self.spec.least_replicas]
+
+    def is_kept(self, replica: Replica) -> bool:
+        """A backup of one that is in use."""
+        return self.spec.least_replicas > 1 and self.is_in_use and replica in self.kept()
 
     @property
     def is_given_up(self) -> bool:

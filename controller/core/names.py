@@ -69,6 +69,35 @@ class Cause(Enum):
     FAILED = "failed"
 
 
+class Eviction(Enum):
+    """Whom an eviction takes first.
+
+    Simulated on the five shipped scenarios with the costs of an A100 and of an H100, means. With
+    ``minimum_awake_s`` 0 (six seeds): goodput share 0.928 for ``cost``, 0.924 for ``lfu`` and
+    ``lru``. With its default of 5 (three seeds) that tells them apart no more, 0.941 for each;
+    ``cost`` then wakes least (690, 702, 712 wakes) and sheds least (2.1, 2.8, 2.8 requests), at
+    6.9, 6.8, 6.8 s to the first token. Half-lives from 15 to 60 s do about equally well, longer
+    ones worse where folders of documents come and go.
+    """
+
+    COST = "cost"
+    """Whom it costs least to have done without: seconds to have it back, times how often it was
+    wanted of late."""
+    LRU = "lru"
+    """The least recently used."""
+    LFU = "lfu"
+    """The least often wanted of late."""
+
+
+class Priority(IntEnum):
+    """Which of those who wait goes first; OpenAI's ``service_tier``."""
+
+    PRIORITY = 0
+    DEFAULT = 1
+    FLEX = 2
+    """Rides on wakes that happen anyway, and on room that nobody else wants."""
+
+
 class ModelState(Enum):
     """What a granted request had to wait for, as clients see it."""
 
@@ -111,6 +140,16 @@ class Ladder:
 
 
 @dataclass(frozen=True, slots=True)
+class Limits:
+    """Requests at a time, of one model or one tenant; None: as many as come."""
+
+    running: int | None = None
+    """One more waits."""
+    waiting: int | None = None
+    """One more is shed."""
+
+
+@dataclass(frozen=True, slots=True)
 class ModelSpec:
     """A model as the core sees it. What the engine is started with lives in the driver."""
 
@@ -118,14 +157,22 @@ class ModelSpec:
     footprints: dict[Depth, Footprint]
     """Estimates for AWAKE … LEVEL_2, used until an engine was measured. STOPPED is zero."""
     replicas: int = 1
+    """So many engines at the most."""
+    least_replicas: int = 1
+    """While the model is in use so many are kept awake, as far as memory is free."""
+    spreads: bool = True
+    """A replica is rather started on a node where no other of the model is."""
     devices_per_replica: int = 1
     """Tensor-parallel size: this many devices of one node."""
     ladder: Ladder = field(default_factory=Ladder)
+    sets_own_ladder: bool = False
+    """Its ladder follows from what its orders take and the price of memory."""
     deepest: Depth = Depth.STOPPED
     """No demotion, idle or evicting, goes below this depth."""
     pinned: bool = False
     keeps_kv: bool = False
     """What its requests computed is exported to the KV tier before an engine drops it."""
+    limits: Limits = Limits()
     max_wait_s: float = 300.0
     max_restarts: int = 3
     """Consecutive failures after which the model is refused until an administrator wakes it."""
@@ -145,6 +192,16 @@ class CostGuess:
 
 
 @dataclass(frozen=True, slots=True)
+class Prices:
+    """In any one currency; what a ladder that sets itself goes by."""
+
+    device_gib_hour: float = 0.04
+    host_gib_hour: float = 0.004
+    waiting_hour: float = 20.0
+    """Of a client that waits for a model to come back."""
+
+
+@dataclass(frozen=True, slots=True)
 class FleetPolicy:
     """What holds for the whole fleet."""
 
@@ -152,10 +209,23 @@ class FleetPolicy:
     """Waiting requests, all models together; one more is shed with 429."""
     evict_to: Depth = Depth.LEVEL_1
     """The depth an eviction prefers; it goes deeper only where that does not make the room."""
+    eviction: Eviction = Eviction.COST
+    popularity_half_life_s: float = 30.0
+    """Having been wanted so long ago counts half."""
+    most_sleepers: int | None = None
+    """Engines that sleep on a node; of one more, the one that is missed least is stopped."""
     restart_backoff_s: float = 1.0
     """Doubled with each consecutive failure, at most 60 s."""
-    minimum_awake_s: float = 0.0
-    """A replica woken less than this ago is not evicted while it still has waiting requests."""
+    minimum_awake_s: float = 5.0
+    """A replica woken less than this ago is not evicted while requests of it run. Simulated
+    likewise: goodput share 0.937 for 0, 0.939 for 2, 0.941 for 5, 0.942 for 10, 0.945 for 20 s,
+    but from 10 s on agents that a clock starts all at once do worse than with 5."""
+    maximum_wait_behind_s: float = 60.0
+    """Whoever has waited so long drains others however short they have been awake, and has the
+    right of those who asked for priority."""
+    tenant_limits: Limits = Limits()
+    """Of each tenant that has none of its own."""
+    tenants: dict[str, Limits] = field(default_factory=dict)
     busy_leases: int = 1_000_000
     """Leases on every awake replica of a model at which another of its replicas is brought up."""
     stable_after_s: float = 60.0
@@ -163,6 +233,7 @@ class FleetPolicy:
     operation_limit_s: float = 900.0
     """An administrator's order that is not done by then ends with an error."""
     costs: CostGuess = field(default_factory=CostGuess)
+    prices: Prices = Prices()
     prefetch_at_once: int = 1
     """So many starts at a time that nobody asked for."""
     prefetch_start: bool = True
@@ -175,6 +246,7 @@ class RejectReason(Enum):
     UNKNOWN_MODEL = "unknown_model"
     NEVER_FITS = "never_fits"
     BACKLOG_FULL = "backlog_full"
+    LIMIT_REACHED = "limit_reached"
     WAIT_TOO_LONG = "wait_too_long"
     DEADLINE_PASSED = "deadline_passed"
     CANNOT_START = "cannot_start"

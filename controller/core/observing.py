@@ -23,7 +23,7 @@ from controller.core.books import Books
 from controller.core.commands import StopEngine
 from controller.core.lifecycle import Action, InvariantBroken, Phase, Place, Replica
 from controller.core.models import ModelRecord
-from controller.core.names import Cause, Depth, Footprint, ModelSpec
+from controller.core.names import LONG_AGO, Cause, Depth, Footprint, ModelSpec
 
 Answer = (
     e.EngineStarted
@@ -49,6 +49,8 @@ def observe(books: Books, event: e.Event) -> None:
             _cancelled(books, event)
         case e.LeaseReleased():
             books.release(event.request)
+        case e.LeaseFound():
+            books.keep(event.request, event.replica)
         case (
             e.EngineStarted()
             | e.KVExported()
@@ -178,7 +180,8 @@ def _lost(books: Books, event: e.EngineLost) -> None:
 
 
 def _node_lost(books: Books, event: e.NodeLost) -> None:
-    """Its replicas are cold; that is not their fault and not counted."""
+    """Its replicas are cold; that is not their fault and not counted. Nor are the failures of
+    their models, which may be those of the node that was about to go."""
     here = [r for r in books.replicas.values() if r.place and r.place.node == event.node]
     for replica in here:
         replica.leases = {}
@@ -187,6 +190,8 @@ def _node_lost(books: Books, event: e.NodeLost) -> None:
             books.move(replica, Phase.FAILED, f"node {event.node} is lost")
         books.lay_down(replica)
         books.move(replica, Phase.COLD, f"node {event.node} is lost")
+        record = books.models[replica.model]
+        record.failures, record.retry_at = 0, LONG_AGO
     books.ledger.leave(event.node)
 
 

@@ -8,7 +8,7 @@ from math import inf
 from controller.core.books import Books
 from controller.core.lifecycle import IN_FLIGHT, Phase, Replica
 from controller.core.models import ModelRecord
-from controller.core.names import Depth
+from controller.core.names import Cause, Depth
 from controller.core.placement import best_fit, fit_cold, is_blocked, is_possible
 from controller.core.rooms import Fit, Rooms, Verdict
 from controller.core.victims import Asker
@@ -45,11 +45,11 @@ def _until_awake(books: Books, rooms: Rooms, record: ModelRecord, replica: Repli
         case Phase.FALLING_ASLEEP:
             assert replica.order is not None
             return left + costs.raising(model, replica.order.depth)
+        case Phase.HIBERNATING if replica.goal is not None and replica.goal.cause is Cause.IDLE:
+            return 0.0
         case Phase.DRAINING | Phase.HIBERNATING if replica.goal is not None:
             down = costs.lowering(model, replica.goal.depth)
             return left + down + costs.raising(model, replica.goal.depth)
-        case Phase.HIBERNATING:
-            return left
         case Phase.ASLEEP:
             raising = costs.raising(model, replica.depth)
             return raising + _room_s(books, rooms, record, replica)

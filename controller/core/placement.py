@@ -1,6 +1,7 @@
 """Where a replica can be raised: the place it has, or devices chosen for it.
 
 Among several places the one that disturbs least is taken, and among equals the emptiest.
+Replicas of one model are spread over nodes as far as that disturbs nobody.
 """
 
 from __future__ import annotations
@@ -31,17 +32,37 @@ def fit_cold(rooms: Rooms, asker: Asker, record: ModelRecord) -> Fit | None:
     """The best place for a cold start; None where no node has the devices at all."""
     need, count = record.footprint(Depth.AWAKE), record.spec.devices_per_replica
     free = [
-        (room.verdict_free(devices, spread(need, devices)), -room.emptiness(devices), room, devices)
+        (*_promise(room, devices, record), room, devices)
         for room in rooms.nodes()
         for devices in _emptiest(room, count)
     ]
     if not free:
         return None
-    _, _, room, devices = min(free, key=lambda found: found[:2])
+    *_, room, devices = min(free, key=lambda found: found[:4])
     best = room.fit_free(Place(room.node, devices), spread(need, devices))
     if best.verdict is not Verdict.BLOCKED:
         return best
     return _least_disturbing(rooms, asker, need, count) or best
+
+
+def _promise(
+    room: NodeRoom, devices: tuple[DeviceId, ...], record: ModelRecord
+) -> tuple[bool, int, Verdict, int]:
+    """Of the places where there is room or will be, one beside no other replica of the model;
+    then where it is soonest, then the emptiest."""
+    verdict = room.verdict_free(devices, spread(record.footprint(Depth.AWAKE), devices))
+    return (
+        verdict is Verdict.BLOCKED,
+        _others_on(room, record),
+        verdict,
+        -room.emptiness(devices),
+    )
+
+
+def _others_on(room: NodeRoom, record: ModelRecord) -> int:
+    if not record.spec.spreads or record.spec.replicas == 1:
+        return 0
+    return sum(r.place is not None and r.place.node == room.node for r in record.replicas)
 
 
 def _least_disturbing(rooms: Rooms, asker: Asker, need: Footprint, count: int) -> Fit | None:

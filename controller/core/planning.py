@@ -1,7 +1,8 @@
 """The plan: the first thing that wants doing, again and again until nothing does.
 
 expire → grant → bury the failed, carry demotions on → what administrators ordered → wake, for
-the demands in their order of right, evicting for room → demote the idle.
+the demands in their order of right, evicting for room → stop sleepers that are too many → demote
+the idle.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from collections.abc import Iterator
 
 from controller.core import idle
 from controller.core.books import Books
+from controller.core.crowding import thin_out
 from controller.core.demoting import demote, fitting_depth, go_down, refuse_depth
 from controller.core.lifecycle import SERVING, Goal, InvariantBroken, Phase, Replica
 from controller.core.models import ModelRecord
@@ -17,12 +19,15 @@ from controller.core.names import NEVER, Cause, Depth, Instant, RejectReason
 from controller.core.operations import rests_at
 from controller.core.raising import raise_wanted
 from controller.core.routing import is_usable, pick_to_serve
+from controller.core.turns import next_turn, with_turn
 
 MOST_ROUNDS = 100_000
 
 
 def plan(books: Books) -> None:
     for _ in range(MOST_ROUNDS):
+        if is_at_rest(books):
+            return
         before = books.version
         for step in STEPS:
             step(books)
@@ -31,6 +36,20 @@ def plan(books: Books) -> None:
         else:
             return
     raise InvariantBroken("the plan does not come to rest")
+
+
+def is_at_rest(books: Books) -> bool:
+    """No step would find anything to look at: seen without taking the steps, since this is how
+    nearly every event of a fleet that serves ends. False says nothing."""
+    return not (
+        books.backlog.by_model
+        or books.operations
+        or books.moving
+        or books.hopeful
+        or books.is_crowded
+        or books.agenda.late(books.now)
+        or books.ledger.is_over_any_budget()
+    )
 
 
 def expire(books: Books) -> None:
@@ -46,12 +65,20 @@ def expire(books: Books) -> None:
 def grant(books: Books) -> None:
     for model in list(books.backlog.by_model):
         replicas = books.models[model].replicas
-        if pick_to_serve(replicas) is None:
-            continue
-        for waiting in books.backlog.of(model):
+        _call_back(books, replicas)
+        while waiting := next_turn(books, model):
             replica = pick_to_serve(replicas)
-            assert replica is not None
+            if replica is None:
+                break
             books.grant(waiting, replica)
+
+
+def _call_back(books: Books, replicas: list[Replica]) -> None:
+    """Those that were on their way down only because nobody asked."""
+    for replica in replicas:
+        goal = replica.goal
+        if replica.phase is Phase.HIBERNATING and goal is not None and goal.cause is Cause.IDLE:
+            books.call_off(replica, "it is asked for")
 
 
 def _due(books: Books) -> list[Replica]:
@@ -105,7 +132,7 @@ def obey(books: Books) -> None:
                 case Phase.AWAKE:
                     demote(books, replica, operation.goal)
                 case Phase.DRAINING | Phase.HIBERNATING if (
-                    replica.goal is None or replica.goal.cause in OVERRULED
+                    replica.goal is not None and replica.goal.cause in OVERRULED
                 ):
                     books.drain(replica, operation.goal)
                 case Phase.ASLEEP if not books.has_host_for(replica, operation.depth):
@@ -132,26 +159,49 @@ def demote_idle(books: Books) -> None:
     for replica in _due(books):
         if replica.phase not in (Phase.AWAKE, Phase.ASLEEP) or replica.is_retiring:
             continue
-        if replica.model in books.backlog.by_model:
+        record = books.models[replica.model]
+        if replica.model in books.backlog.by_model or record.is_kept(replica):
             continue
-        spec = books.models[replica.model].spec
-        depth = idle.due_depth(spec, replica.depth, replica.idle_since, books.now)
+        spec = record.spec
+        own = books.own_ladder(record)
+        depth = idle.due_depth(spec, replica.depth, replica.idle_since, books.now, own)
         fitting = depth and fitting_depth(books, replica, depth, spec.deepest)
         if fitting is not None:
+            if own is not None:
+                _tell_why(books, replica, fitting)
             demote(books, replica, Goal(fitting, Cause.IDLE))
+
+
+def _tell_why(books: Books, replica: Replica, depth: Depth) -> None:
+    for rung in books.own_rungs(books.models[replica.model]):
+        if rung.depth is depth:
+            what = f"idle for {rung.after_s:.1f} s, to {depth.name}"
+            replica.tell(books.now, what, rung.why)
 
 
 def next_deadline(books: Books) -> Instant:
     """The first moment after now at which time alone changes what there is to do."""
+    if not (books.backlog.by_model or books.operations or books.failing):
+        return books.agenda.next_after(books.now)
     now, limit = books.now, books.policy.operation_limit_s
     times = [record.retry_at for record in _failing(books)]
     times += [Instant(operation.ordered_at + limit) for operation in books.operations]
     times += [books.agenda.next_after(now), books.backlog.next_deadline()]
-    if books.policy.minimum_awake_s and (books.backlog.by_model or len(books.operations)):
+    if books.policy.minimum_awake_s and (books.backlog.by_model or books.operations):
         minimum = books.policy.minimum_awake_s
         serving = [r for r in books.replicas.values() if r.phase in SERVING]
         times += [Instant(replica.awake_since + minimum) for replica in serving]
+    times += _ends_of_patience(books)
     return min([time for time in times if time > now], default=NEVER)
+
+
+def _ends_of_patience(books: Books) -> Iterator[Instant]:
+    limit_s = books.policy.maximum_wait_behind_s
+    if limit_s < NEVER:
+        waking = (operation for operation in books.operations if operation.waking)
+        yield from (Instant(operation.ordered_at + limit_s) for operation in waking)
+        for model in books.backlog.by_model:
+            yield from (Instant(waiting.arrived + limit_s) for waiting in with_turn(books, model))
 
 
 def _failing(books: Books) -> Iterator[ModelRecord]:
@@ -163,4 +213,14 @@ def _failing(books: Books) -> Iterator[ModelRecord]:
             del books.failing[model]
 
 
-STEPS = (expire, grant, carry_on, close_operations, obey, give_up, raise_wanted, demote_idle)
+STEPS = (
+    expire,
+    grant,
+    carry_on,
+    close_operations,
+    obey,
+    give_up,
+    raise_wanted,
+    thin_out,
+    demote_idle,
+)

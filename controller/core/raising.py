@@ -12,7 +12,7 @@ from controller.core.books import Books
 from controller.core.demands import Demand, Urgency, demands_of, why
 from controller.core.demoting import demote
 from controller.core.ledger import HOST
-from controller.core.lifecycle import LEAVING, Goal, Phase, Replica
+from controller.core.lifecycle import Goal, Phase, Replica
 from controller.core.models import ModelRecord
 from controller.core.names import Cause, Depth, ModelName, RejectReason
 from controller.core.placement import best_fit, fit_cold, is_blocked, is_possible, why_never
@@ -68,6 +68,7 @@ def _pursue(
             can_evict=demand.urgency is not Urgency.GROWTH,
             can_drain=demand.urgency is Urgency.WAITED_FOR,
             can_stop=demand.urgency is Urgency.WAITED_FOR and not ahead,
+            since=demand.since,
             evict_to=demand.evict_to,
             ahead=ahead,
             behind=behind,
@@ -140,10 +141,11 @@ def _hold_back_others(
 def _call_off_unneeded(books: Books, rooms: Rooms) -> None:
     """Drains that make room for nobody any more. One that began in this very moment is left: two
     looks that prefer different places would otherwise undo each other's work for ever."""
-    for replica in [r for r in books.moving.values() if r.phase in LEAVING]:
-        if replica.goal is None or replica.since == books.now:
+    for replica in [r for r in books.moving.values() if r.phase is Phase.DRAINING]:
+        if replica.since == books.now:
             continue
         assert replica.place is not None
+        assert replica.goal is not None
         room, devices = rooms.at(replica.place.node), replica.place.devices
         if replica.id in room.drains and not any(d in room.closed for d in devices):
             books.call_off(replica, f"{replica.goal.whom} needs no room any more")

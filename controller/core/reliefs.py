@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 from math import fsum
 
-from controller.core.eviction import Choice
+from controller.core.choices import Choice
 from controller.core.idle import RUNGS
 from controller.core.ledger import Amounts
 from controller.core.lifecycle import Replica

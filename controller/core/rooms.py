@@ -13,10 +13,11 @@ from enum import IntEnum
 from math import fsum, inf
 
 from controller.core.books import Books
-from controller.core.eviction import Move, make_room
+from controller.core.choices import Move
+from controller.core.eviction import make_room
 from controller.core.ledger import HOST, Amounts
-from controller.core.lifecycle import Place, Replica
-from controller.core.names import Cause, Depth, DeviceId, NodeId, ReplicaId
+from controller.core.lifecycle import Phase, Place, Replica
+from controller.core.names import Cause, Depth, DeviceId, Eviction, NodeId, ReplicaId
 from controller.core.victims import (
     Asker,
     coming_of,
@@ -87,8 +88,8 @@ class NodeRoom:
         self.free = books.ledger.free_on(node)
         self.spare = dict(self.free)
         for replica in moving:
-            goal = replica.goal
-            if goal is not None and goal.cause is Cause.EVICTED:
+            goal, is_draining = replica.goal, replica.phase is Phase.DRAINING
+            if is_draining and goal is not None and goal.cause is Cause.EVICTED:
                 self.drains[replica.id] = coming_of(books, replica)
             else:
                 self._add(coming_of(books, replica))
@@ -133,13 +134,15 @@ class NodeRoom:
 
     def _least_rank(self, asker: Asker, devices: tuple[DeviceId, ...], lacking: Amounts) -> Rank:
         least: Rank = (Verdict.EVICTS_IDLE, 0, -inf, 0)
+        is_weighed = self.books.policy.eviction is Eviction.COST
         if lacking.get(HOST, 0) > 0:
             return least
         for device in devices:
             offer, amount = offer_of(self.books, self.node, device, asker.evict_to), lacking[device]
             count = offer.fewest(amount)
             if count is not None:
-                least = max(least, (Verdict.EVICTS_IDLE, 0, offer.cost_s[count], count))
+                cost_s = 0.0 if is_weighed else offer.cost_s[count]
+                least = max(least, (Verdict.EVICTS_IDLE, 0, cost_s, count))
                 continue
             draining = sum([relief.get(device, 0) for relief in self.drains.values()])
             if asker.can_drain and amount <= offer.asleep + draining:
@@ -182,7 +185,7 @@ class NodeRoom:
                 found = [victim for victim in found if not victim.is_busy]
             if verdict is Verdict.WAITS:
                 found += later_victims(self.books, asker, replicas)
-            moves = make_room(lacking, host_free, found)
+            moves = make_room(lacking, host_free, found, self.books.policy.eviction)
             if moves and verdict is Verdict.WAITS:
                 return Fit(place, need, verdict, drains)
             if moves:

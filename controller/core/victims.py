@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from controller.core.books import Books
-from controller.core.eviction import Choice, Victim
+from controller.core.choices import Choice, Victim
 from controller.core.idle import RUNGS
 from controller.core.ledger import HOST, Amounts, spread
 from controller.core.lifecycle import RISING, Phase, Replica
-from controller.core.names import Depth, DeviceId, ModelName, NodeId, ReplicaId
+from controller.core.names import NEVER, Depth, DeviceId, Instant, ModelName, NodeId, ReplicaId
 from controller.core.reliefs import Choices, Offer, Share, between, offer, share
 
 SOON_VICTIMS = (Phase.AWAKE, Phase.ASLEEP, *RISING)
@@ -25,6 +25,8 @@ class Asker:
     can_evict: bool = True
     can_drain: bool = True
     can_stop: bool = True
+    since: Instant = NEVER
+    """Since when somebody waits for it."""
     evict_to: Depth = Depth.LEVEL_1
     ahead: dict[ModelName, None] = field(default_factory=dict)
     """Models whose demands come first: what sleeps of them is not to be pushed deeper."""
@@ -165,7 +167,10 @@ def _is_spared(books: Books, replica: Replica, asker: Asker) -> bool:
     """Busy ones are, unless the asker may drain and they have been awake long enough."""
     if not replica.leases:
         return False
-    until = replica.awake_since + books.policy.minimum_awake_s
+    policy = books.policy
+    until = min(
+        replica.awake_since + policy.minimum_awake_s, asker.since + policy.maximum_wait_behind_s
+    )
     return not asker.can_drain or books.now < until
 
 
@@ -177,6 +182,7 @@ def _victim(books: Books, replica: Replica, asker: Asker, deepest: Depth) -> Vic
         is_wanted=replica.model in asker.behind,
         idle_since=replica.idle_since,
         choices=_choices(books, replica, asker.evict_to, deepest),
+        wants=books.popularity.of(replica.model),
     )
 
 

@@ -32,7 +32,7 @@ from controller.core.events import (
     TimePassed,
 )
 from controller.core.fleet import Fleet
-from controller.core.names import LONG_AGO, Instant, ModelName, OperationId, RequestId
+from controller.core.names import LONG_AGO, Instant, ModelName, OperationId, Priority, RequestId
 from controller.drivers.world import World
 
 
@@ -43,6 +43,8 @@ class Client:
     model: ModelName
     serve_s: float
     max_wait_s: float | None
+    tenant: str = ""
+    priority: Priority = Priority.DEFAULT
     arrived: Instant = LONG_AGO
     granted: list[Instant] = field(default_factory=list)
     rejected: list[RejectRequest] = field(default_factory=list)
@@ -82,10 +84,13 @@ class Simulator:
         model: str,
         serve_s: float = 1.0,
         max_wait_s: float | None = None,
+        tenant: str = "",
+        priority: Priority = Priority.DEFAULT,
     ) -> None:
         name = RequestId(request)
-        self.clients[name] = Client(ModelName(model), serve_s, max_wait_s)
-        self.schedule(RequestArrived(Instant(at), name, ModelName(model), max_wait_s))
+        client = Client(ModelName(model), serve_s, max_wait_s, tenant, priority)
+        self.clients[name] = client
+        self.schedule(_arrival(Instant(at), name, client))
 
     def run(self, until: float = inf) -> None:
         """Until nothing is left to happen, or until then."""
@@ -167,5 +172,10 @@ class Simulator:
             client.retries -= 1
             client.granted.clear()
             client.arrived = self.now
-            arrival = RequestArrived(self.now, request, client.model, client.max_wait_s)
-            self._feed(arrival)
+            self._feed(_arrival(self.now, request, client))
+
+
+def _arrival(at: Instant, request: RequestId, client: Client) -> RequestArrived:
+    return RequestArrived(
+        at, request, client.model, client.max_wait_s, client.tenant, client.priority
+    )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from controller.core.commands import Command
@@ -53,7 +53,7 @@ def spec(name: str, awake: int = 10, **more: Any) -> ModelSpec:
 
 
 def policy(**more: Any) -> FleetPolicy:
-    return FleetPolicy(**{"prefetch_start": False, "costs": GUESS, **more})
+    return FleetPolicy(**{"prefetch_start": False, "costs": GUESS, "minimum_awake_s": 0.0, **more})
 
 
 def node(at: float, name: str = "n", devices: int = 1, device: int = 24, host: int = 100) -> Event:
@@ -123,12 +123,13 @@ def simulator(
     faults: Faults = NO_FAULTS,
     nodes: tuple[Event, ...] = (),
     checked: bool = True,
+    watcher: Callable[[Fleet], None] = check,
     **more: Any,
 ) -> Simulator:
     """The models and their nodes are there; requests are the test's."""
     truth = {s.name: s.footprints for s in specs}
     world = World(truth, more.pop("seconds", GUESS), faults, seed)
-    sim = Simulator(Fleet(policy(**more)), world, check if checked else None)
+    sim = Simulator(Fleet(policy(**more)), world, watcher if checked else None)
     for one in specs:
         sim.schedule(ModelAdded(Instant(0.0), one))
     for joins in nodes or (node(0.0),):

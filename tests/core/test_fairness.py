@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from controller.core.commands import RejectRequest, SleepEngine, StartEngine
-from controller.core.events import DemotionOrdered, LeaseReleased, TimePassed
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from controller.core.commands import GrantLease, RejectRequest, SleepEngine, StartEngine
+from controller.core.events import DemotionOrdered, LeaseReleased, RequestArrived, TimePassed
 from controller.core.lifecycle import Phase
 from controller.core.names import (
     Depth,
     Instant,
+    Limits,
     ModelName,
     OperationId,
+    Priority,
     RejectReason,
     RequestId,
 )
@@ -113,5 +120,159 @@ def test_a_deadline_that_comes_with_the_wake_comes_first() -> None:
     story = Story(spec("a"))
     story.arrives("r", "a", 10.0)
     [refusal] = story.answers("a#0", after=10.0)
+    assert isinstance(refusal, RejectRequest)
+    assert refusal.reason is RejectReason.DEADLINE_PASSED
+
+
+# priorities
+
+
+def urgent(story: Story, request: str, model: str, priority: Priority, tenant: str = "") -> Any:
+    arrival = RequestArrived(
+        story.time, RequestId(request), ModelName(model), tenant=tenant, priority=priority
+    )
+    return story.feed(arrival)
+
+
+def test_who_asked_for_priority_goes_first() -> None:
+    story = Story(spec("a", 20), spec("b", 20), spec("c", 20))
+    story.raises("r", "a")
+    story.arrives("rb", "b")
+    urgent(story, "rc", "c", Priority.PRIORITY)
+    story.feed(LeaseReleased(story.time, RequestId("r")))
+    [start] = story.answers("a#0")
+    assert start.model == "c"
+
+
+def test_but_not_before_whoever_waited_the_longest_bearable() -> None:
+    story = Story(
+        spec("a", 20), spec("b", 20), spec("c", 20), minimum_awake_s=1e6, maximum_wait_behind_s=9.0
+    )
+    story.raises("r", "a")
+    story.arrives("rb", "b")
+    story.at += 9.0
+    urgent(story, "rc", "c", Priority.PRIORITY)
+    story.feed(LeaseReleased(story.time, RequestId("r")))
+    [start] = story.answers("a#0")
+    assert start.model == "b"
+
+
+def test_a_stream_is_drained_when_somebody_waited_the_longest_bearable() -> None:
+    story = Story(spec("a", 20), spec("b", 20), minimum_awake_s=1e6, maximum_wait_behind_s=9.0)
+    story.raises("r", "a")
+    assert story.arrives("rb", "b") == []
+    assert story.fleet.next_deadline() == story.at + 9.0
+    story.feed(TimePassed(Instant(story.at + 9.0)))
+    assert phases(story)["a"] is Phase.DRAINING
+
+
+def test_the_flexible_drain_nobody_but_ride_on_the_wakes_of_others() -> None:
+    story = Story(spec("a", 20), spec("b", 20))
+    story.raises("r", "a")
+    urgent(story, "flexible", "b", Priority.FLEX)
+    assert phases(story)["a"] is Phase.AWAKE
+    story.arrives("rb", "b")
+    assert phases(story)["a"] is Phase.DRAINING
+    story.feed(LeaseReleased(story.time, RequestId("r")))
+    story.answers("a#0")
+    granted = [c.request for c in story.answers("b#0") if isinstance(c, GrantLease)]
+    assert granted == ["rb", "flexible"]
+
+
+def test_the_flexible_take_what_nobody_else_wants() -> None:
+    story = Story(spec("a", 20), spec("b", 20))
+    story.raises("r", "a")
+    story.feed(LeaseReleased(story.time, RequestId("r")))
+    [sleep] = urgent(story, "flexible", "b", Priority.FLEX)
+    assert isinstance(sleep, SleepEngine)
+
+
+def test_and_leave_it_to_a_younger_one_that_is_not_flexible() -> None:
+    story = Story(spec("a", 20), spec("b", 20), spec("c", 20))
+    story.raises("r", "a")
+    urgent(story, "flexible", "b", Priority.FLEX)
+    story.arrives("rc", "c")
+    story.feed(LeaseReleased(story.time, RequestId("r")))
+    [start] = story.answers("a#0")
+    assert start.model == "c"
+
+
+# limits and shares
+
+
+def ends(story: Story, request: str) -> list[str]:
+    """The requests that are granted when this one's response ends."""
+    commands = story.feed(LeaseReleased(story.time, RequestId(request)))
+    return [c.request for c in commands if isinstance(c, GrantLease)]
+
+
+def test_a_model_runs_as_many_as_its_limit_says_and_the_rest_wait() -> None:
+    story = Story(spec("a", limits=Limits(running=1)))
+    story.raises("r1", "a")
+    assert story.arrives("r2", "a") == []
+    assert ends(story, "r1") == ["r2"]
+
+
+def test_tenants_take_turns() -> None:
+    story = Story(spec("a", limits=Limits(running=1)))
+    story.raises("first", "a")
+    for name in ("x1", "x2", "x3", "y1", "z1"):
+        urgent(story, name, "a", Priority.DEFAULT, tenant=name[0])
+    order = ["first"]
+    for _ in range(5):
+        order += ends(story, order[-1])
+    assert order[1:] == ["x1", "y1", "z1", "x2", "x3"]
+
+
+def test_of_a_tenants_own_the_one_with_priority_is_first() -> None:
+    story = Story(spec("a", limits=Limits(running=1)))
+    story.raises("first", "a")
+    urgent(story, "x1", "a", Priority.FLEX, tenant="x")
+    urgent(story, "x2", "a", Priority.DEFAULT, tenant="x")
+    urgent(story, "x3", "a", Priority.PRIORITY, tenant="x")
+    assert ends(story, "first") == ["x3"]
+    assert ends(story, "x3") == ["x2"]
+
+
+def test_a_tenant_at_its_limit_waits_and_wakes_nobody() -> None:
+    story = Story(spec("a", 20), spec("b", 20), tenant_limits=Limits(running=1))
+    story.arrives("r", "a")
+    story.answers("a#0")
+    assert story.arrives("r2", "b") == []
+    assert phases(story)["a"] is Phase.AWAKE
+    assert isinstance(urgent(story, "y", "b", Priority.DEFAULT, tenant="y"), list)
+    assert phases(story)["a"] is Phase.DRAINING
+
+
+def test_a_tenant_may_have_a_limit_of_its_own() -> None:
+    story = Story(spec("a"), tenant_limits=Limits(running=1), tenants={"x": Limits(running=2)})
+    story.raises("first", "a")
+    granted = [urgent(story, f"x{i}", "a", Priority.DEFAULT, tenant="x") for i in range(3)]
+    assert [len(commands) for commands in granted] == [1, 1, 0]
+
+
+@pytest.mark.parametrize(
+    "limited",
+    [
+        lambda: Story(spec("a", limits=Limits(running=1, waiting=1))),
+        lambda: Story(spec("a", limits=Limits(running=1)), tenant_limits=Limits(waiting=1)),
+    ],
+)
+def test_of_more_than_may_wait_one_is_shed(limited: Callable[[], Story]) -> None:
+    story = limited()
+    story.raises("r1", "a")
+    assert story.arrives("r2", "a") == []
+    [refusal] = story.arrives("r3", "a")
+    assert isinstance(refusal, RejectRequest)
+    assert refusal.reason is RejectReason.LIMIT_REACHED
+    assert refusal.retry_after_s == 1.0
+
+
+def test_what_waits_at_a_limit_is_refused_at_its_deadline() -> None:
+    story = Story(spec("a", limits=Limits(running=1)))
+    story.raises("r1", "a")
+    story.arrives("r2", "a", 5.0)
+    assert story.fleet.next_deadline() == story.at + 5.0
+    [refusal] = story.feed(TimePassed(Instant(story.at + 5.0)))
     assert isinstance(refusal, RejectRequest)
     assert refusal.reason is RejectReason.DEADLINE_PASSED

@@ -53,13 +53,17 @@ from controller.core.names import (
     DeviceId,
     Footprint,
     Instant,
+    Limits,
     ModelName,
     NodeId,
     OperationId,
     OpId,
+    Prices,
+    Priority,
     ReplicaId,
     RequestId,
 )
+from controller.core.own_ladder import GIB
 from tests.core.fleets import ladder, node, policy, sizes, spec
 
 Order = StartEngine | ExportKV | SleepEngine | WakeEngine | StopEngine
@@ -75,7 +79,15 @@ def specs(name: str, awake: int, **more: Any) -> Any:
 class AnyOrder(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
-        self.policy = policy(backlog_limit=6, busy_leases=2, minimum_awake_s=1.0)
+        self.policy = policy(
+            backlog_limit=6,
+            busy_leases=2,
+            minimum_awake_s=3.0,
+            maximum_wait_behind_s=2.0,
+            most_sleepers=1,
+            tenant_limits=Limits(running=3, waiting=4),
+            prices=Prices(1.0 * GIB, 0.1 * GIB, 10.0),
+        )
         self.fleet = Fleet(self.policy)
         self.now = 0.0
         self.journal: list[tuple[Event, list[Command]]] = []
@@ -88,7 +100,7 @@ class AnyOrder(RuleBasedStateMachine):
         for one in (
             specs("a", 10, keeps_kv=True),
             specs("b", 14, deepest=Depth.LEVEL_2),
-            specs("c", 6, replicas=2, keeps_kv=True),
+            specs("c", 6, replicas=2, keeps_kv=True, sets_own_ladder=True),
             specs("d", 7, devices_per_replica=2, max_restarts=2),
         ):
             self.feed(ModelAdded(self.time, one))
@@ -220,13 +232,21 @@ class AnyOrder(RuleBasedStateMachine):
 
     # people
 
-    @rule(model=MODELS, wait=st.sampled_from([None, 0.0, 3.0, 60.0]), pick=st.integers(0, 9))
-    def a_request_arrives(self, model: ModelName, wait: float | None, pick: int) -> None:
+    @rule(
+        model=MODELS,
+        wait=st.sampled_from([None, 0.0, 3.0, 60.0]),
+        pick=st.integers(0, 9),
+        tenant=st.sampled_from("xy"),
+        priority=st.sampled_from(Priority),
+    )
+    def a_request_arrives(
+        self, model: ModelName, wait: float | None, pick: int, tenant: str, priority: Priority
+    ) -> None:
         request = RequestId(f"r{pick}")
         books = self.fleet.books
         if request not in books.leased and request not in books.backlog:
             self.arrived[request] += 1
-        self.feed(RequestArrived(self.time, request, model, wait))
+        self.feed(RequestArrived(self.time, request, model, wait, tenant, priority))
 
     @rule(pick=st.integers(0, 9))
     def a_response_ends(self, pick: int) -> None:
@@ -264,9 +284,14 @@ class AnyOrder(RuleBasedStateMachine):
     def a_pin_is_ordered(self, model: ModelName, pinned: bool) -> None:
         self.feed(PinOrdered(self.time, model, pinned))
 
-    @rule(model=MODELS, awake=st.integers(4, 20), replicas=st.integers(1, 2))
-    def a_model_is_added_or_changed(self, model: ModelName, awake: int, replicas: int) -> None:
-        changed = specs(model, awake, replicas=replicas)
+    @rule(
+        model=MODELS, awake=st.integers(4, 20), replicas=st.integers(1, 2), has_backup=st.booleans()
+    )
+    def a_model_is_added_or_changed(
+        self, model: ModelName, awake: int, replicas: int, has_backup: bool
+    ) -> None:
+        least = replicas if has_backup else 1
+        changed = specs(model, awake, replicas=replicas, least_replicas=least)
         if model in self.fleet.models:
             self.feed(ModelChanged(self.time, changed, restart=awake % 2 == 0))
         else:

@@ -28,6 +28,7 @@ from controller.core.names import (
     ModelName,
     NodeId,
     OperationId,
+    Priority,
     RequestId,
 )
 from controller.drivers.sim import Simulator
@@ -59,10 +60,13 @@ def crowd(seed: int, faults: Faults, **more: Any) -> Simulator:
 
 
 def ask_around(sim: Simulator, seed: int, count: int = 40, seconds: float = 300.0) -> None:
+    priorities = [Priority.DEFAULT, Priority.DEFAULT, Priority.PRIORITY, Priority.FLEX]
     dice = Random(f"requests {seed}")
     for number in range(count):
         at, name = dice.uniform(0, seconds), f"r{number}"
-        sim.request(at, name, dice.choice(NAMES), dice.uniform(0.1, 8.0), dice.choice([None, 60.0]))
+        model, serve_s = dice.choice(NAMES), dice.uniform(0.1, 8.0)
+        max_wait_s, tenant = dice.choice([None, 60.0]), dice.choice(["", "x", "y"])
+        sim.request(at, name, model, serve_s, max_wait_s, tenant, dice.choice(priorities))
         if dice.random() < 0.1:
             sim.schedule(RequestCancelled(Instant(at + dice.uniform(0, 9.0)), RequestId(name)))
 

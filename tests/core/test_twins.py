@@ -8,11 +8,12 @@ from itertools import combinations, product
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from controller.core.choices import Choice, Move, Victim, price
 from controller.core.events import ModelAdded
-from controller.core.eviction import Choice, Move, Victim, make_room
+from controller.core.eviction import make_room
 from controller.core.fleet import Fleet
 from controller.core.ledger import HOST, Amounts
-from controller.core.names import Depth, DeviceId, Instant, ModelName, ReplicaId
+from controller.core.names import Depth, DeviceId, Eviction, Instant, ModelName, ReplicaId
 from controller.core.placement import fit_cold
 from controller.core.reliefs import offer, share
 from controller.core.rooms import Rooms, Verdict
@@ -20,6 +21,7 @@ from controller.core.victims import Asker
 from tests.core.fleets import good_answer, node, policy, spec
 
 DEVICES = (DeviceId("0"), DeviceId("1"))
+POLICIES = st.sampled_from(list(Eviction))
 FEW = settings(max_examples=300, deadline=None, derandomize=True)
 
 
@@ -48,6 +50,7 @@ def victims(draw: st.DrawFn, host: st.SearchStrategy[int]) -> list[Victim]:
                 is_awake=is_awake,
                 is_wanted=draw(st.booleans()),
                 idle_since=draw(st.integers(0, 3)),
+                wants=draw(st.sampled_from([0.0, 0.5, 1.0, 3.0])),
                 choices=rungs[: draw(st.integers(0, 3))] if is_awake else rungs[1:],
             )
         )
@@ -79,20 +82,22 @@ LACKING = st.fixed_dictionaries(
 
 
 @FEW
-@given(victims(host=st.just(0)), LACKING)
-def test_room_is_found_whenever_there_is_any(found: list[Victim], lacking: Amounts) -> None:
-    moves = make_room(lacking, 0, found)
+@given(victims(host=st.just(0)), LACKING, POLICIES)
+def test_room_is_found_whenever_there_is_any(
+    found: list[Victim], lacking: Amounts, by: Eviction
+) -> None:
+    moves = make_room(lacking, 0, found, by)
     ways = [way for way in every_way(found) if makes_room(lacking, 0, list(way.values()))]
     assert (moves is not None) == bool(ways)
 
 
 @FEW
-@given(victims(host=st.integers(0, 5)), LACKING, st.integers(0, 9))
+@given(victims(host=st.integers(0, 5)), LACKING, st.integers(0, 9), POLICIES)
 def test_the_moves_make_the_room_and_none_is_idle(
-    found: list[Victim], lacking: Amounts, host_free: int
+    found: list[Victim], lacking: Amounts, host_free: int, by: Eviction
 ) -> None:
     """With a full host a way may be missed, but what is found is right and not too much."""
-    moves = make_room(lacking, host_free, found)
+    moves = make_room(lacking, host_free, found, by)
     if moves is None:
         return
     taken = chosen(found, moves)
@@ -107,9 +112,27 @@ def test_the_moves_make_the_room_and_none_is_idle(
 
 
 @FEW
-@given(victims(host=st.just(0)), LACKING)
-def test_nobody_busy_goes_where_the_idle_suffice(found: list[Victim], lacking: Amounts) -> None:
-    moves = make_room(lacking, 0, found)
+@given(victims(host=st.integers(0, 5)), LACKING, st.integers(0, 9))
+def test_cost_finds_the_cheapest_demotions_of_all(
+    found: list[Victim], lacking: Amounts, host_free: int
+) -> None:
+    def paid(way: dict[ReplicaId, Choice]) -> list[float]:
+        prices = [price(v, way[v.replica]) for v in found if v.replica in way]
+        return [sum(column) for column in zip(*prices, strict=True)]
+
+    ways = [w for w in every_way(found) if makes_room(lacking, host_free, list(w.values()))]
+    moves = make_room(lacking, host_free, found, Eviction.COST)
+    assert (moves is None) == (not ways)
+    if moves is not None:
+        assert paid(chosen(found, moves)) == min(map(paid, ways))
+
+
+@FEW
+@given(victims(host=st.just(0)), LACKING, POLICIES)
+def test_nobody_busy_goes_where_the_idle_suffice(
+    found: list[Victim], lacking: Amounts, by: Eviction
+) -> None:
+    moves = make_room(lacking, 0, found, by)
     idle = [victim for victim in found if not victim.is_busy]
     ways = [way for way in every_way(idle) if makes_room(lacking, 0, list(way.values()))]
     if moves is not None and ways:

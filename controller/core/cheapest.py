@@ -1,0 +1,109 @@
+"""The cheapest demotions that make the room: branch and bound over all of them.
+
+Branches that cost as much as the best known, or that cannot make the room any more, are not
+followed. What is small is searched to the end; of a crowd, the first ``MOST_TRIED`` branches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from controller.core.choices import Choice, Price, Step, Victim, price
+from controller.core.ledger import HOST, Amounts
+from controller.core.names import DeviceId
+
+MOST_TRIED = 400
+MOST_VICTIMS = 16
+
+
+def cheapest(
+    lacking: Amounts, host_free: int, victims: Sequence[Victim], known: Sequence[Step] | None
+) -> list[Step] | None:
+    """``victims``: the likeliest first. ``known``: a way to do better than, if there is one."""
+    branches = _Branches(tuple(lacking), _useful(lacking, victims), known)
+    branches.follow(0, tuple(lacking.values()), host_free, NOTHING_PAID, ())
+    return branches.best
+
+
+def _useful(lacking: Amounts, victims: Sequence[Victim]) -> list[tuple[Victim, list[Choice]]]:
+    """Without the choices that free nothing of what is lacking."""
+    short = [resource for resource, amount in lacking.items() if amount > 0]
+    rows = (
+        (victim, [c for c in victim.choices if any(c.relief.get(r, 0) > 0 for r in short)])
+        for victim in victims
+    )
+    return [(victim, choices) for victim, choices in rows if choices][:MOST_VICTIMS]
+
+
+NOTHING_PAID: Price = (0, 0, 0.0, 0.0, 0, 0)
+
+
+def _plus(paid: Price, more: Price) -> Price:
+    return (
+        paid[0] + more[0],
+        paid[1] + more[1],
+        paid[2] + more[2],
+        paid[3] + more[3],
+        paid[4] + more[4],
+        paid[5] + more[5],
+    )
+
+
+class _Branches:
+    def __init__(
+        self,
+        resources: Sequence[DeviceId],
+        rows: list[tuple[Victim, list[Choice]]],
+        known: Sequence[Step] | None,
+    ) -> None:
+        self.best = None if known is None else list(known)
+        self.best_price = None if known is None else NOTHING_PAID
+        for victim, choice in known or ():
+            self.best_price = _plus(self.best_price or NOTHING_PAID, price(victim, choice))
+        self.tried = 0
+        self.rows = [
+            [
+                (
+                    (victim, choice),
+                    price(victim, choice),
+                    tuple([choice.relief.get(r, 0) for r in resources]),
+                    min(0, choice.relief.get(HOST, 0)),
+                )
+                for choice in choices
+            ]
+            for victim, choices in rows
+        ]
+        self.reach = self._reaches(len(resources))
+
+    def _reaches(self, count: int) -> list[list[int]]:
+        """What all rows from each on free at the most."""
+        reach = [[0] * count]
+        for row in reversed(self.rows):
+            most = [max(0, *[relief[i] for _, _, relief, _ in row]) for i in range(count)]
+            reach.append([one + other for one, other in zip(reach[-1], most, strict=True)])
+        return reach[::-1]
+
+    def follow(
+        self,
+        index: int,
+        lacking: tuple[int, ...],
+        host_free: int,
+        paid: Price,
+        taken: tuple[Step, ...],
+    ) -> None:
+        self.tried += 1
+        if self.tried > MOST_TRIED or (self.best_price is not None and paid >= self.best_price):
+            return
+        if max(lacking) <= 0:
+            self.best, self.best_price = list(taken), paid
+            return
+        reach = self.reach[index]
+        if any(amount > most for amount, most in zip(lacking, reach, strict=True)):
+            return
+        for step, more, relief, onto_host in self.rows[index]:
+            if host_free + onto_host >= 0:
+                left = tuple([a - r for a, r in zip(lacking, relief, strict=True)])
+                self.follow(
+                    index + 1, left, host_free + onto_host, _plus(paid, more), (*taken, step)
+                )
+        self.follow(index + 1, lacking, host_free, paid, taken)

@@ -1,0 +1,55 @@
+"""The rows and the results of a choice of victims."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from controller.core.ledger import Amounts
+from controller.core.names import Depth, ReplicaId
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """One depth a victim can go to, and what comes free; less than nothing where it takes."""
+
+    depth: Depth
+    relief: Amounts
+    cost_s: float = 0.0
+    """So much longer it will take to have the victim back."""
+
+
+@dataclass(frozen=True, slots=True)
+class Victim:
+    replica: ReplicaId
+    is_busy: bool
+    is_awake: bool
+    is_wanted: bool
+    """Someone waits for its model, though later than whom the room is for."""
+    idle_since: float
+    choices: tuple[Choice, ...]
+    """From the preferred depth to the deepest."""
+    wants: float = 0.0
+    """How often its model was wanted of late."""
+
+
+Step = tuple[Victim, Choice]
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    replica: ReplicaId
+    depth: Depth
+    is_busy: bool
+    cost_s: float
+    """What the move is counted at where places are compared: seconds, under ``cost`` times how
+    often they are likely waited for."""
+
+
+Price = tuple[int, int, float, float, int, int]
+
+
+def price(victim: Victim, choice: Choice) -> Price:
+    """Compared from the left: the busy, those somebody waits for, what is likely waited, seconds,
+    moves, and how deep."""
+    cost_s = max(0.0, choice.cost_s)
+    return (victim.is_busy, victim.is_wanted, victim.wants * cost_s, cost_s, 1, choice.depth)
