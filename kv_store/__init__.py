@@ -8,7 +8,10 @@ Knows neither controller nor engines. The seams for whoever wires it:
   wakes, ``verify``, ``delete``, by ``Prefix`` (model path, salt, tokens). Raises TierUnavailable.
 - ``keys``: ``fingerprint(directory)`` at a start and at each reload of weights,
   ``KVIdentity(...).salt(domain_of(...))`` as the ``cache_salt`` of each request.
-- ``records.TokenRecords``: the tokens of whatever may come back.
+- ``placing.place``: all of that as one order about a prefix, and where it lies afterwards.
+- ``records.TokenRecords``: the tokens of whatever may come back; ``conversation_records``: what
+  else is kept of a conversation, whose values are in ``conversations``.
+- ``turns``: how an engine tells the tokens of a conversation's turn.
 - ``reports``: what each request found and stored, told by the connector in the engine's core;
   ``workers.kv_seat`` receives it and makes the header ``x-torpor-kv``.
 

@@ -11,7 +11,7 @@ LMCache's own connector, but for this:
   (``KVAttachment``).
 - A request without a salt passes the tier by: nobody vouches for what its KV depends on.
 - What a request found, and what it stored, is told to a datagram socket
-  (``kv_store.reports``).
+  (``kv_store.reports``); a conversation's turn tells its tokens too.
 
 The chunk size is told to the engine, because a server that is absent cannot be asked. A server
 with another chunk size is not attached to: its answers would be misread.
@@ -36,7 +36,7 @@ from vllm.distributed.kv_transfer.kv_connector.v1.base import KVConnectorRole
 
 from kv_store.attach import CHUNK_TOKENS, LOOKUP_LIMIT_S, REPORTS
 from kv_store.connector_worker import NotStored, TierWorker
-from kv_store.reports import Found, Reporter, Stored
+from kv_store.reports import WITH_TOKENS, Found, Reporter, Stored
 
 # LMCache imports numba, whose handle on LLVM answers to every name with a function, ``__dict__``
 # included. vLLM, when it replaces its Triton kernels on a CPU, looks into everything imported.
@@ -103,6 +103,7 @@ class TorporConnector(LMCacheMPConnector):  # type: ignore[misc]
                 tokens=len(tracker.all_token_ids),
                 stored_tokens=tracker.num_stored_tokens,
                 already_tokens=tracker.num_lmcache_hit_tokens,
+                token_ids=_told(request.request_id, tracker.all_token_ids),
             )
         is_freed_later, params = super().request_finished(request, block_ids)
         if not is_freed_later:
@@ -170,6 +171,10 @@ class TorporConnector(LMCacheMPConnector):  # type: ignore[misc]
         for order in self._get_connector_metadata().requests:
             if order.direction == direction and order.cache_salt:
                 yield order
+
+
+def _told(request: str, token_ids: Iterable[int]) -> tuple[int, ...]:
+    return tuple(token_ids) if WITH_TOKENS in request else ()
 
 
 @contextmanager

@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 
@@ -83,6 +84,25 @@ class Deleted:
     from_host: int
     from_durable: int
     left: int
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """Where a prefix's objects (one a chunk and rank) lie. Bytes follow from the size of one that
+    the host tier holds, or held as it was released; 0 where no size is known."""
+
+    objects: int
+    in_host: int
+    in_durable: int
+    object_bytes: int
+
+    @property
+    def host_bytes(self) -> int:
+        return self.in_host * self.object_bytes
+
+    @property
+    def durable_bytes(self) -> int:
+        return self.in_durable * self.object_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,10 +181,23 @@ class LMCacheClient:
         """From both tiers; chunks that other prefixes share go with it."""
         return Deleted(**await self._module("delete", prefix, limit_s))
 
+    async def where(self, prefix: Prefix, *, limit_s: float) -> Placed:
+        return Placed(**await self._module("where", prefix, limit_s))
+
+    async def release(self, prefix: Prefix, *, limit_s: float) -> Placed:
+        """From the host tier what lies in the durable one too; where it all lies then. What a
+        request uses at the moment stays."""
+        return Placed(**await self._module("release", prefix, limit_s))
+
     async def looked(self, request: str) -> Looked | None:
         """What the lookup of a request (vLLM's id, or its beginning) found; None: not known."""
-        answer = await self._ask("GET", f"/torpor/lookups/{request}")
-        return Looked(**answer["looked"]) if answer["looked"] is not None else None
+        path = f"/torpor/lookups/{quote(request, safe='')}"
+        answer = await self._ask("GET", path)
+        try:
+            looked = answer["looked"]
+            return Looked(**looked) if looked is not None else None
+        except (KeyError, TypeError) as error:
+            raise TierUnavailable(f"GET {path}: a strange answer: {error!r}") from error
 
     async def delete_objects(self, keys: Sequence[dict[str, Any]], *, tier: str = "all") -> int:
         """By LMCache's encoded keys; how many were deleted."""
@@ -191,7 +224,8 @@ class LMCacheClient:
         self, method: str, path: str, body: object = None, limit_s: float | None = None
     ) -> dict[str, Any]:
         if self._http is None:
-            self._http = httpx.AsyncClient(base_url=self._url, trust_env=False)
+            is_tls = self._url.startswith("https:")  # Otherwise no certificates need be read.
+            self._http = httpx.AsyncClient(base_url=self._url, trust_env=False, verify=is_tls)
         try:
             answer = await self._http.request(
                 method, path, json=body, timeout=limit_s or self._limit_s
@@ -200,4 +234,7 @@ class LMCacheClient:
             raise TierUnavailable(f"{method} {path}: {type(error).__name__}") from error
         if answer.is_error:
             raise TierUnavailable(f"{method} {path}: {answer.status_code} {answer.text[:200]}")
-        return dict(answer.json())
+        try:
+            return dict(answer.json())
+        except (TypeError, ValueError) as error:
+            raise TierUnavailable(f"{method} {path}: a strange answer: {error!r}") from error

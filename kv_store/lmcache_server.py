@@ -100,19 +100,29 @@ class LMCacheServer:
 
     async def stop(self) -> None:
         """Returns when neither the process nor its shared memory is left."""
-        if self._watching is not None:
-            self._watching.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._watching
-        await self._end()
-        await self.client.close()
+        try:
+            if self._watching is not None:
+                self._watching.cancel()
+                await asyncio.gather(self._watching, return_exceptions=True)
+        finally:
+            await self._end()
+            await self.client.close()
 
     async def _launch(self) -> None:
+        try:
+            process = self._process = await self._spawn()
+        except OSError as error:
+            raise ServerDidNotStart(f"the KV server could not be launched: {error}") from error
+        self.starts += 1
+        await self._await_health(process)
+        self._on_change(True, "answers")
+
+    async def _spawn(self) -> Process:
         arguments = command(self._settings, port=self._port, http_port=self._http_port)
         python_path = [str(_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
         told = {"PYTHONPATH": os.pathsep.join(python_path)} | environment(self._settings)
         with self._log_path.open("ab") as log:
-            self._process = await asyncio.create_subprocess_exec(
+            return await asyncio.create_subprocess_exec(
                 *arguments,
                 stdin=PIPE,
                 stdout=log if log.writable() else DEVNULL,
@@ -120,9 +130,6 @@ class LMCacheServer:
                 env=os.environ | told,
                 start_new_session=True,
             )
-        self.starts += 1
-        await self._await_health(self._process)
-        self._on_change(True, "answers")
 
     async def _await_health(self, process: Process) -> None:
         with suppress(TimeoutError):
@@ -134,10 +141,11 @@ class LMCacheServer:
         raise ServerDidNotStart(f"the KV server did not start: {self._said()}")
 
     async def _watch(self) -> None:
-        pause_s = self._policy.first_pause_s
+        pause_s, why_not = self._policy.first_pause_s, ""
         while True:
-            assert self._process is not None
-            lived_s, why = await self._life(self._process)
+            lived_s, why = 0.0, why_not
+            if self._process is not None:
+                lived_s, why = await self._life(self._process)
             self._on_change(False, why)
             _log.warning("KV server: %s; starting it again in %.1f s", why, pause_s)
             if lived_s > self._policy.forgiven_after_s:
@@ -145,8 +153,10 @@ class LMCacheServer:
             await self._end()
             await asyncio.sleep(pause_s)
             pause_s = min(2 * pause_s, self._policy.longest_pause_s)
-            with suppress(ServerDidNotStart):
+            try:
                 await self._launch()
+            except ServerDidNotStart as error:
+                why_not = str(error)
 
     async def _life(self, process: Process) -> tuple[float, str]:
         """Until it has died, or has left too many health checks unanswered."""
@@ -169,7 +179,10 @@ class LMCacheServer:
         process, self._process = self._process, None
         if process is not None:
             await self._kill(process)
-        segment_path(self._settings).unlink(missing_ok=True)
+        try:
+            segment_path(self._settings).unlink(missing_ok=True)
+        except OSError as error:
+            _log.error("shared memory of the KV server is left: %s", error)
 
     async def _kill(self, process: Process) -> None:
         for number in (signal.SIGTERM, signal.SIGKILL):
@@ -180,7 +193,9 @@ class LMCacheServer:
                 return
 
     def _said(self) -> str:
-        return self._log_path.read_text(errors="replace")[-2000:]
+        with suppress(OSError):
+            return self._log_path.read_text(errors="replace")[-2000:]
+        return "its log cannot be read"
 
 
 def _free_ports(host: str) -> tuple[int, int]:

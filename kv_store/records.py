@@ -23,15 +23,12 @@ from typing import Any, cast
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
+from kv_store.conversations import RecordsUnavailable as RecordsUnavailable
 from kv_store.lmcache_client import Prefix
 
 _UINT32 = "I"
 _NAMESPACE = "torpor:kv"
 assert array(_UINT32).itemsize == 4
-
-
-class RecordsUnavailable(Exception):
-    """Redis is down, full, or refuses; the record is as it was or gone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +65,7 @@ class TokenRecords:
 
     async def put(self, record: TokenRecord) -> None:
         """Replaces the record of that salt and id. Raises RecordsUnavailable."""
-        async with _in_our_words(), self._redis.pipeline(transaction=True) as pipe:
+        async with in_our_words(), self._redis.pipeline(transaction=True) as pipe:
             key = self._key(record.salt, record.id)
             pipe.hset(key, mapping=cast("Any", _packed(record)))
             pipe.expire(key, self._kept_s)
@@ -79,7 +76,7 @@ class TokenRecords:
     async def get(self, salt: str, id: str) -> TokenRecord | None:
         """And lets it live on. Raises RecordsUnavailable."""
         key = self._key(salt, id)
-        async with _in_our_words(), self._redis.pipeline(transaction=True) as pipe:
+        async with in_our_words(), self._redis.pipeline(transaction=True) as pipe:
             pipe.hgetall(key)
             pipe.expire(key, self._kept_s)
             pipe.expire(self._index(salt), self._kept_s)
@@ -90,13 +87,13 @@ class TokenRecords:
         """Where its chunks lie has changed; a record that is gone stays gone."""
         key = self._key(record.salt, record.id)
         told = {"host_bytes": host, "durable_bytes": durable}
-        async with _in_our_words():
+        async with in_our_words():
             if await self._redis.exists(key):
                 await self._redis.hset(key, mapping=cast("Any", told))
 
     async def forget(self, salt: str, id: str) -> bool:
         """True if there was one."""
-        async with _in_our_words(), self._redis.pipeline(transaction=True) as pipe:
+        async with in_our_words(), self._redis.pipeline(transaction=True) as pipe:
             pipe.delete(self._key(salt, id))
             pipe.zrem(self._index(salt), id)
             deleted, _ = await pipe.execute()
@@ -104,7 +101,7 @@ class TokenRecords:
 
     async def ids(self, salt: str) -> list[str]:
         """Of all records under a salt, the longest unwritten first."""
-        async with _in_our_words():
+        async with in_our_words():
             named = cast("list[bytes]", await self._redis.zrange(self._index(salt), 0, -1))
             found = [name.decode() for name in named]
             async with self._redis.pipeline(transaction=False) as pipe:
@@ -168,7 +165,8 @@ def _little_endian(numbers: array[int]) -> array[int]:
 
 
 @asynccontextmanager
-async def _in_our_words() -> AsyncIterator[None]:
+async def in_our_words() -> AsyncIterator[None]:
+    """Whatever Redis raises, as RecordsUnavailable."""
     try:
         yield
     except (RedisError, OSError) as error:

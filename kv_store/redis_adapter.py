@@ -172,7 +172,12 @@ class RedisAdapter(L2AdapterInterface):  # type: ignore[misc]
     def _run(
         self, task: int, work: Callable[[], T], failed: T, results: dict[int, T], event: Any
     ) -> None:
-        result = self._reaching(work, failed)
+        """Whatever happens it answers: LMCache waits for that without a bound."""
+        result = failed
+        try:
+            result = self._reaching(work, failed)
+        except Exception:
+            _log.exception("an operation on the store went wrong")
         with self._lock:
             results[task] = result
         event.notify()

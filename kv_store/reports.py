@@ -3,21 +3,33 @@
 vLLM's own way, ``kv_transfer_params`` in the response, is missing from streams and would show in
 clients' answers. The core may be a thread of the receiver's process or a process of its own; a
 Unix datagram reaches both. Nobody waits: a report that finds no reader is dropped.
+
+A request whose id has ``WITH_TOKENS`` in it also tells its tokens, as they are, behind the JSON of
+``Stored``: whoever serves conversations cannot prefetch or delete KV without them, and only the
+engine knows them. Of a longer one the first ``MOST_TOKENS`` are told: they still name the KV of
+its beginning, and a datagram has a bound.
 """
 
 from __future__ import annotations
 
 import json
 import socket
+from array import array
 from collections import OrderedDict
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
 
 T = TypeVar("T")
 
-_LARGEST_BYTES = 4096
+WITH_TOKENS = "-turn-"
+MOST_TOKENS = 65_536
+_UINT32 = "I"
+_HEADER_BYTES = 4096
+_LARGEST_BYTES = _HEADER_BYTES + MOST_TOKENS * array(_UINT32).itemsize
+_SEND_BUFFER_BYTES = 1 << 20
 _KEPT = 4096
 
 
@@ -40,6 +52,8 @@ class Stored:
     tokens: int
     stored_tokens: int
     already_tokens: int
+    token_ids: Sequence[int] = field(default=(), repr=False)
+    """Of the whole request, answer included, where it was to tell them."""
 
     def up_to(self, first_not_stored: int | None) -> Stored:
         if first_not_stored is None:
@@ -54,12 +68,12 @@ class Reporter:
         self._address = address
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._socket.setblocking(False)
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER_BYTES)
 
     def send(self, report: Found | Stored) -> None:
         if self._address is not None:
-            message = {"kind": type(report).__name__} | asdict(report)
             with suppress(OSError):
-                self._socket.sendto(json.dumps(message).encode(), self._address)
+                self._socket.sendto(_packed(report), self._address)
 
     def close(self) -> None:
         self._socket.close()
@@ -76,6 +90,8 @@ class Reports:
         self._socket.setblocking(False)
         self._found: OrderedDict[str, Found] = OrderedDict()
         self._stored: OrderedDict[str, Stored] = OrderedDict()
+        self.on_tokens: Callable[[Stored], None] = lambda stored: None
+        """Told of each report that has tokens, which are not kept here."""
 
     def found(self, request: str) -> Found | None:
         self.receive()
@@ -94,22 +110,39 @@ class Reports:
         news: list[Found | Stored] = []
         with suppress(BlockingIOError):
             while True:
-                news.append(self._keep(json.loads(self._socket.recv(_LARGEST_BYTES))))
+                news.append(self._keep(_unpacked(self._socket.recv(_LARGEST_BYTES))))
         return news
 
     def close(self) -> None:
         self._socket.close()
         self._path.unlink(missing_ok=True)
 
-    def _keep(self, message: dict[str, object]) -> Found | Stored:
-        kind = message.pop("kind")
-        if kind == "Found":
-            found = Found(**message)  # type: ignore[arg-type]
-            _put(self._found, found.request, found)
-            return found
-        stored = Stored(**message)  # type: ignore[arg-type]
-        _put(self._stored, stored.request, stored)
-        return stored
+    def _keep(self, report: Found | Stored) -> Found | Stored:
+        if isinstance(report, Found):
+            _put(self._found, report.request, report)
+        else:
+            if report.token_ids:
+                self.on_tokens(report)
+            _put(self._stored, report.request, replace(report, token_ids=()))
+        return report
+
+
+def _packed(report: Found | Stored) -> bytes:
+    """One line of JSON, then the tokens, four bytes each: both ends are on one machine."""
+    ids: Sequence[int] = ()
+    if isinstance(report, Stored):
+        ids, report = report.token_ids[:MOST_TOKENS], replace(report, token_ids=())
+    message = {"kind": type(report).__name__} | asdict(report)
+    message.pop("token_ids", None)
+    return json.dumps(message).encode() + b"\n" + array(_UINT32, ids).tobytes()
+
+
+def _unpacked(datagram: bytes) -> Found | Stored:
+    header, _, packed = datagram.partition(b"\n")
+    message = json.loads(header)
+    if message.pop("kind") == "Found":
+        return Found(**message)
+    return Stored(**message, token_ids=tuple(array(_UINT32, packed)))
 
 
 def _put(kept: OrderedDict[str, T], request: str, report: T) -> None:

@@ -1,4 +1,4 @@
-"""Export, verify and delete inside LMCache's server: chunks addressed by token ids.
+"""Export, release, verify and delete inside LMCache's server: chunks addressed by token ids.
 
 LMCache copies each chunk to the durable tier as it is written to the host tier, once, and only
 logs a failure. *Export* is therefore: wait for what is under way, order again what is missing,
@@ -24,9 +24,12 @@ from lmcache.v1.distributed.error import L1Error
 from lmcache.v1.multiprocess.cache_control.key_resolver import resolve_object_keys
 from lmcache.v1.multiprocess.engine_context import MPCacheServerContext
 
-from kv_store.lmcache_client import Deleted, Exported, Prefix, Verified
+from kv_store.lmcache_client import Deleted, Exported, Placed, Prefix, Verified
 
-_POLL_S = 0.01
+_POLL_S = 0.005
+_LONGEST_POLL_S = 0.25
+_SLOWER = 1.25
+_LAST_LOOK_S = 1.0
 _AT_ONCE = 16
 _TAG = "torpor"
 
@@ -48,28 +51,28 @@ class Chunks:
     async def _export(self, keys: list[ObjectKey], chunks: int, limit_s: float) -> Exported:
         began = time.monotonic()
         until = began + limit_s
-        before = durable = await self._in_durable(keys, until)
+        before, written = await self._in_durable(keys, until), set[ObjectKey]()
+        missing = [key for key in keys if key not in before]
         ordered: set[ObjectKey] = set()
-        while missing := [key for key in keys if key not in durable]:
+        while missing and time.monotonic() < until:
             underway = self._underway()
-            again = [key for key in missing if key not in underway | ordered and self._held(key)]
+            taken = underway | ordered
+            again = [key for key in missing if key not in taken and self._held(key)]
             if again:
-                ordered |= set(again)
+                ordered.update(again)
                 self._order_store(again)
             elif underway.isdisjoint(missing):
                 break
-            if time.monotonic() > until:
-                break
-            await asyncio.sleep(_POLL_S)
-            durable = await self._in_durable(keys, until)
-        lost = [key for key in keys if key not in durable]
-        written = durable - before
+            await self._await_stores(missing, until)
+            last_look = max(until, time.monotonic() + _LAST_LOOK_S)
+            written |= await self._in_durable(missing, last_look)
+            missing = [key for key in missing if key not in written]
         return Exported(
             chunks=chunks,
             written=len(written),
             already=len(before),
-            failed=sum(map(self._held, lost)),
-            absent=sum(not self._held(key) for key in lost),
+            failed=(failed := sum(map(self._held, missing))),
+            absent=len(missing) - failed,
             bytes=sum(map(self._size, written)),
             seconds=time.monotonic() - began,
         )
@@ -100,6 +103,25 @@ class Chunks:
         left = await self._in_durable(keys, until)
         return Deleted(from_host, len(durable) - len(left), in_use + len(left))
 
+    async def where(self, prefix: Prefix, limit_s: float) -> Placed:
+        keys, _ = self._keys(prefix)
+        durable = await self._in_durable(keys, time.monotonic() + limit_s)
+        return self._placed(keys, durable, self._largest(keys))
+
+    async def release(self, prefix: Prefix, limit_s: float) -> Placed:
+        """Chunks that are locked for a request stay in the host tier."""
+        keys, _ = self._keys(prefix)
+        object_bytes = self._largest(keys)
+        durable = await self._in_durable(keys, time.monotonic() + limit_s)
+        self._storage.delete_l1_keys([key for key in keys if key in durable])
+        return self._placed(keys, durable, object_bytes)
+
+    def _placed(self, keys: list[ObjectKey], durable: set[ObjectKey], object_bytes: int) -> Placed:
+        return Placed(len(keys), sum(map(self._held, keys)), len(durable), object_bytes)
+
+    def _largest(self, keys: list[ObjectKey]) -> int:
+        return max(map(self._size, keys), default=0)
+
     def delete_durable(self, key: ObjectKey) -> None:
         for adapter in self._adapters():
             adapter.delete([key])
@@ -128,6 +150,13 @@ class Chunks:
         tasks = controller._in_flight_tasks.copy().values()
         waiting = set(controller._listener._pending_keys)
         return waiting.union(*(task.keys for task in tasks))
+
+    async def _await_stores(self, keys: list[ObjectKey], until: float) -> None:
+        """Asks LMCache's books: to look into the durable tier would slow down what is awaited."""
+        pause_s = _POLL_S
+        while (left_s := until - time.monotonic()) > 0 and not self._underway().isdisjoint(keys):
+            await asyncio.sleep(min(pause_s, left_s))
+            pause_s = min(pause_s * _SLOWER, _LONGEST_POLL_S)
 
     def _order_store(self, keys: list[ObjectKey]) -> None:
         self._storage._store_controller._listener.on_l1_keys_write_finished(keys)

@@ -1,7 +1,8 @@
 """Our module inside LMCache's server, loaded by its ``--server-module`` hook.
 
 It adds routes to LMCache's HTTP server, on the same loopback port: ``POST /torpor/export``,
-``/torpor/settle``, ``/torpor/verify`` and ``/torpor/delete`` (``kv_store.server_chunks``), and
+``/torpor/settle``, ``/torpor/verify``, ``/torpor/where``, ``/torpor/release`` and
+``/torpor/delete`` (``kv_store.server_chunks``), and
 ``GET /torpor/lookups/{request}``, which says from which tier a request's KV came. Besides, it
 deletes chunks that the guard refused, and keeps a directory within its bound.
 """
@@ -71,8 +72,10 @@ class TorporModule:
         router.post("/export")(self.export)
         router.post("/settle")(self.settle)
         router.post("/verify")(self.verify)
+        router.post("/where")(self.where)
+        router.post("/release")(self.release)
         router.post("/delete")(self.delete)
-        router.get("/lookups/{request}")(self.looked)
+        router.get("/lookups/{request:path}")(self.looked)
         return router
 
     async def export(self, order: Order) -> dict[str, Any]:
@@ -83,6 +86,12 @@ class TorporModule:
 
     async def verify(self, order: Order) -> dict[str, Any]:
         return asdict(await self._chunks.verify(order.prefix, order.limit_s))
+
+    async def where(self, order: Order) -> dict[str, Any]:
+        return asdict(await self._chunks.where(order.prefix, order.limit_s))
+
+    async def release(self, order: Order) -> dict[str, Any]:
+        return asdict(await self._chunks.release(order.prefix, order.limit_s))
 
     async def delete(self, order: Order) -> dict[str, Any]:
         return asdict(await self._chunks.delete(order.prefix, order.limit_s))

@@ -32,6 +32,7 @@ from workers.engine import (
     StartFailed,
 )
 from workers.fake_server import Counts, FakeApp, Voice
+from workers.fake_tier import FakeKV, FakeTier
 from workers.listening import listen
 
 
@@ -66,10 +67,16 @@ def _kill_this_process() -> None:
 
 
 class FakeEngine:
-    """One engine, in this process. ``die``: how it dies when told to; by default, at once."""
+    """One engine, in this process. ``die``: how it dies when told to; by default, at once.
+    ``tier``: of its node; by default one of its own."""
 
     def __init__(
-        self, spec: EngineSpec, *, key: str, die: Callable[[], None] = _kill_this_process
+        self,
+        spec: EngineSpec,
+        *,
+        key: str,
+        die: Callable[[], None] = _kill_this_process,
+        tier: FakeTier | None = None,
     ) -> None:
         self._spec = spec
         self._key = key
@@ -78,6 +85,7 @@ class FakeEngine:
         self._rest: Rest | None = None
         self._faults: dict[str, list[str]] = {}
         self._voice = Voice(spec.model, key, 0, 0.0, True, self._next_request_fault, die)
+        self._voice.kv = FakeKV(tier or FakeTier(), spec.path) if spec.keeps_kv else None
         self._server: _Server | None = None
         self._serving: asyncio.Task[None] | None = None
         self._children: list[subprocess.Popen[bytes]] = []

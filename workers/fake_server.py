@@ -13,11 +13,14 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from kv_store.turns import PATH as TURN
 from workers import fake_answers as answers
+from workers.fake_tier import FakeKV
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+RawHeaders = list[tuple[bytes, bytes]]
 
 
 @dataclass(slots=True)
@@ -43,6 +46,8 @@ class Voice:
     fault: Callable[[], str | None]
     """What shall go wrong with the next request, if anything."""
     die: Callable[[], None]
+    kv: FakeKV | None = None
+    """None: it keeps no KV."""
     awake: asyncio.Event = field(default_factory=asyncio.Event)
     counts: Counts = field(default_factory=Counts)
 
@@ -56,17 +61,27 @@ class FakeApp:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return
-        path = scope["path"]
+        path, headers = scope["path"], dict(scope["headers"])
         if path == "/health":
             await _json(send, 200, {})
-        elif dict(scope["headers"]).get(b"authorization") != f"Bearer {self._voice.key}".encode():
+        elif headers.get(b"authorization") != f"Bearer {self._voice.key}".encode():
             await _json(send, 401, _error("Unauthorized"))
         elif path == "/fake/counts":
             await _json(send, 200, asdict(self._voice.counts))
+        elif path == TURN:
+            await self._tell_turn((await _body(receive)).decode(), send)
         else:
-            await self._answer(path, receive, send)
+            request = headers.get(b"x-request-id", b"").decode()
+            await self._answer(path, request, receive, send)
 
-    async def _answer(self, path: str, receive: Receive, send: Send) -> None:
+    async def _tell_turn(self, request: str, send: Send) -> None:
+        kv = self._voice.kv
+        told = kv.turn(request) if kv is not None else None
+        if told is None:
+            return await _json(send, 404, _error("no such turn"))
+        return await _whole_body(send, 200, told.packed(), b"application/octet-stream")
+
+    async def _answer(self, path: str, request: str, receive: Receive, send: Send) -> None:
         try:
             body = json.loads(await _body(receive))
         except ValueError:
@@ -76,7 +91,9 @@ class FakeApp:
             case "/tokenize":
                 return await _json(send, 200, answers.tokenized(body, voice.max_model_len))
             case "/v1/embeddings" | "/v1/chat/completions" | "/v1/completions" | "/v1/messages":
-                return await self._until_disconnect(self._generate(path, body, send), receive)
+                return await self._until_disconnect(
+                    self._generate(path, request, body, send), receive
+                )
         return await _json(send, 404, _error(f"Not Found: {path}"))
 
     async def _until_disconnect(self, work: Awaitable[None], receive: Receive) -> None:
@@ -96,7 +113,7 @@ class FakeApp:
             with suppress(asyncio.CancelledError):
                 await working
 
-    async def _generate(self, path: str, body: dict[str, Any], send: Send) -> None:
+    async def _generate(self, path: str, request: str, body: dict[str, Any], send: Send) -> None:
         voice = self._voice
         if not voice.awake.is_set():
             voice.counts.while_asleep += 1
@@ -110,15 +127,26 @@ class FakeApp:
         if path == "/v1/embeddings":
             return await _json(send, 200, answers.embeddings(voice.model, body))
         said = answers.answer(voice.model, body)
+        found = self._kept(request, body, said)
         if body.get("stream"):
-            return await self._stream(_chunks(path, said, body), fault, send)
+            return await self._stream(_chunks(path, said, body), fault, found, send)
         await asyncio.sleep(voice.token_delay_s * len(said.tokens))
         if fault == "die":
             voice.die()
-        return await _json(send, 200, _whole(path, said))
+        return await _json(send, 200, _whole(path, said), found)
 
-    async def _stream(self, chunks: Iterator[bytes], fault: str | None, send: Send) -> None:
-        headers = [(b"content-type", b"text/event-stream; charset=utf-8")]
+    def _kept(self, request: str, body: dict[str, Any], said: answers.Answer) -> RawHeaders:
+        kv, salt = self._voice.kv, body.get("cache_salt")
+        if kv is None or not salt:
+            return []
+        heard = answers.words_of(body.get("messages", body.get("prompt")))
+        told = kv.answered(request, str(salt), heard, said.text.split())
+        return [(b"x-torpor-kv", told.encode())]
+
+    async def _stream(
+        self, chunks: Iterator[bytes], fault: str | None, found: RawHeaders, send: Send
+    ) -> None:
+        headers = [(b"content-type", b"text/event-stream; charset=utf-8"), *found]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         for i, chunk in enumerate(chunks):
             if i == 1 and fault == "die":
@@ -163,9 +191,16 @@ async def _disconnected(receive: Receive) -> None:
         pass
 
 
-async def _json(send: Send, status: int, payload: dict[str, Any]) -> None:
-    raw = json.dumps(payload).encode()
-    headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(raw))]
+async def _json(
+    send: Send, status: int, payload: dict[str, Any], more: RawHeaders | None = None
+) -> None:
+    await _whole_body(send, status, json.dumps(payload).encode(), b"application/json", more)
+
+
+async def _whole_body(
+    send: Send, status: int, raw: bytes, kind: bytes, more: RawHeaders | None = None
+) -> None:
+    headers = [(b"content-type", kind), (b"content-length", b"%d" % len(raw)), *(more or ())]
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": raw})
 

@@ -2,12 +2,13 @@
 
 ``hit=1792 of 1834 tier=redis``. It is known when the first token comes, so the response's head is
 held back until its first body; nobody loses by it, since a head without a body says nothing.
-``engine`` is the engine's own prefix cache. A response whose request asked for no KV has no
-such header.
+``engine`` is the engine's own prefix cache; ``unknown``, that the KV server did not say in a
+moment which of its tiers it was. A response whose request asked for no KV has no such header.
 """
 
 from __future__ import annotations
 
+import asyncio
 import uuid
 from contextlib import suppress
 from typing import Any
@@ -18,6 +19,8 @@ from workers.openai_server import ASGIApp, Receive, Scope, Send
 
 NAME = b"x-torpor-kv"
 _REQUEST_ID = b"x-request-id"
+_LOOK_S = 0.2
+"""How long a head waits to be told its tier."""
 
 
 class KVHeader:
@@ -61,15 +64,18 @@ class KVHeader:
 
     async def _looked(self, found: Found) -> Looked | None:
         if self._tier is not None and found.tier_tokens > found.engine_tokens:
-            with suppress(TierUnavailable):
-                return await self._tier.looked(found.request)
+            with suppress(TierUnavailable, TimeoutError):
+                async with asyncio.timeout(_LOOK_S):
+                    return await self._tier.looked(found.request)
         return None
 
     def _where(self, found: Found, looked: Looked | None) -> str:
         """The deepest tier that had a part in it."""
         if found.tier_tokens <= found.engine_tokens:
             return "engine" if found.engine_tokens else "none"
-        return self._durable if looked is not None and looked.durable_tokens else "host"
+        if looked is None:
+            return "unknown"
+        return self._durable if looked.durable_tokens else "host"
 
 
 def _request_id(scope: Scope) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 from dataclasses import replace
 
@@ -10,6 +11,7 @@ from kv_store.reports import Reports
 from kv_store.settings import KVAttachment
 from workers.engine import EngineError, EngineSpec, KVExport
 from workers.kv_header import KVHeader
+from workers.kv_turns import KVTurns
 from workers.leavings import socket_directory
 from workers.openai_server import ASGIApp
 
@@ -20,6 +22,7 @@ class KVSeat:
         path = self._directory / "kv-reports"
         self._attachment = replace(attachment, reports=str(path))
         self.reports = Reports(path)
+        self._reading: asyncio.AbstractEventLoop | None = None
         self._tier: LMCacheClient | None = None
         if attachment.http_port is not None:
             url = f"http://{attachment.host}:{attachment.http_port}"
@@ -40,9 +43,15 @@ class KVSeat:
         return KVExport(kept, done.written, failed, done.bytes, done.seconds)
 
     def wrap(self, app: ASGIApp) -> ASGIApp:
-        return KVHeader(app, self.reports, tier=self._tier, durable=self._attachment.durable)
+        """In the running loop, which reads reports as they come from here on."""
+        turns = KVTurns(app, self.reports)
+        self._reading = asyncio.get_running_loop()
+        self._reading.add_reader(self.reports.fileno(), self.reports.receive)
+        return KVHeader(turns, self.reports, tier=self._tier, durable=self._attachment.durable)
 
     async def close(self) -> None:
+        if self._reading is not None:
+            self._reading.remove_reader(self.reports.fileno())
         self.reports.close()
         if self._tier is not None:
             await self._tier.close()

@@ -4,30 +4,40 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from contextlib import suppress
 from pathlib import Path
 
+from kv_store.lmcache_client import LMCacheClient
 from kv_store.lmcache_server import LMCacheServer, ServerDidNotStart
 from kv_store.settings import KVAttachment, TierSettings
 
 _log = logging.getLogger(__name__)
-_PAUSE_S = 15.0
 
 
 class KVTier:
     """Engines attach whenever the server comes; nobody waits for it here."""
 
     def __init__(
-        self, settings: TierSettings, log: Path, ports: tuple[int, int] | None = None
+        self,
+        settings: TierSettings,
+        log: Path,
+        ports: tuple[int, int] | None = None,
+        *,
+        pause_s: float = 15.0,
     ) -> None:
+        """``pause_s``: between attempts."""
         log.parent.mkdir(parents=True, exist_ok=True)
         self.settings = settings
+        self._pause_s = pause_s
         self._server = LMCacheServer(settings, log, ports=ports)
         self._starting = asyncio.create_task(self._start())
 
     @property
     def attachment(self) -> KVAttachment:
         return self._server.attachment
+
+    @property
+    def client(self) -> LMCacheClient:
+        return self._server.client
 
     @property
     def ports(self) -> tuple[int, int]:
@@ -39,9 +49,10 @@ class KVTier:
 
     async def close(self) -> None:
         self._starting.cancel()
-        with suppress(asyncio.CancelledError):
-            await self._starting
-        await self._server.stop()
+        try:
+            await asyncio.gather(self._starting, return_exceptions=True)
+        finally:
+            await self._server.stop()
 
     async def _start(self) -> None:
         while True:
@@ -49,4 +60,4 @@ class KVTier:
                 return await self._server.start()
             except ServerDidNotStart as error:
                 _log.error("%s", error)
-                await asyncio.sleep(_PAUSE_S)
+                await asyncio.sleep(self._pause_s)

@@ -8,9 +8,12 @@ from collections.abc import AsyncIterator, Awaitable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
+from kv_store.lmcache_client import Placed, Prefix
+from kv_store.placing import KVOrder
 from workers.engine import EngineError, EngineGone, EngineSpec, KVExport, Report, Rest, Started
 from workers.fake_engine import FakeEngine
 from workers.fake_server import Counts
+from workers.fake_tier import FakeTier
 from workers.pool_values import EngineDied, EngineSeen, NodeFound, OrderLimits
 from workers.register import Register
 
@@ -34,6 +37,8 @@ class LocalPool:
         self._nodes = list(nodes)
         self._limits = limits or OrderLimits()
         self._register = Register()
+        self.tier = FakeTier()
+        """Of the one node."""
         self._running: dict[str, _Running] = {}
         self._burials: set[asyncio.Task[None]] = set()
 
@@ -71,6 +76,7 @@ class LocalPool:
             spec,
             key=secrets.token_urlsafe(),
             die=lambda: self._died(replica, incarnation, "it was told to die"),
+            tier=self.tier,
         )
         running = _Running(incarnation, engine)
         self._running[replica] = running
@@ -104,6 +110,9 @@ class LocalPool:
         running = self._get(replica)
         order = self._remembered(running, running.engine.wake(), None)
         return await self._register.carried_out(replica, order, self._limits.wake_s)
+
+    async def kv(self, node: str, order: KVOrder, prefix: Prefix, limit_s: float) -> Placed:
+        return self.tier.carry_out(order, prefix)
 
     async def stop(self, replica: str, incarnation: int) -> None:
         self._register.leave(replica, incarnation)

@@ -17,9 +17,12 @@ from functools import partial
 from hashlib import sha256
 from pathlib import Path
 
+from kv_store.lmcache_client import Placed, Prefix, TierUnavailable
+from kv_store.placing import KVOrder, place
 from kv_store.settings import KVAttachment, TierSettings
 from workers import leavings, processes
 from workers.capacity import MemoryPolicy, devices_and_host
+from workers.engine import EngineError
 from workers.kv_tier import KVTier
 from workers.pool_values import EngineDied, NodeFound
 
@@ -68,6 +71,15 @@ class NodeAgent:
             await self._kv.close()
         self._kv = KVTier(settings, Path(log), ports)
         return self._kv.attachment
+
+    async def kv(self, order: KVOrder, prefix: Prefix, limit_s: float) -> Placed:
+        """Of the node's KV server, whose ports are on loopback. Raises EngineError."""
+        if self._kv is None:
+            raise EngineError("this node keeps no KV")
+        try:
+            return await place(self._kv.client, order, prefix, limit_s)
+        except TierUnavailable as error:
+            raise EngineError(f"the KV tier: {error}") from error
 
     async def prepare(self, mark: str) -> str:
         """The engine's own temporary directory: its sockets are removed with it."""

@@ -20,6 +20,8 @@ import ray
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from kv_store.lmcache_client import Placed, Prefix
+from kv_store.placing import KVOrder
 from kv_store.settings import KVAttachment, TierSettings
 from workers.capacity import MemoryPolicy
 from workers.engine import EngineError, EngineGone
@@ -31,6 +33,7 @@ log = logging.getLogger(__name__)
 
 _AGENT = "agent:"
 _BURY_S = 60.0
+_KV_GRACE_S = 10.0
 _JOIN_S = 60.0
 """A node whose agent does not answer by then is tried again later."""
 
@@ -83,16 +86,17 @@ class RayNodes:
         """Forget the nodes that are gone, let those join that are not known, and return these.
 
         ``known``: on a node that joins, engines of this fleet that are not among them are buried;
-        None: whatever runs there is left alone. Another node by the name of one that has just
-        been forgotten joins at the next call, so that both are noticed.
+        None: whatever runs there is left alone. Nodes do not join in a call that forgets some: a
+        loss is told at once, and joining takes its time.
         """
         self._fleet = f"{self._namespace}@{ray.get_runtime_context().gcs_address}"
         names = await self._alive()
         gone = {node.name for node in self._nodes.values() if node.id not in names}
         self._nodes = {name: node for name, node in self._nodes.items() if name not in gone}
+        if gone:
+            return []
         here = {node.id for node in self._nodes.values()}
-        fresh = [Node(name, id_, None) for id_, name in names.items() if id_ not in here]
-        coming = [node for node in fresh if node.name not in gone]
+        coming = [Node(name, id_, None) for id_, name in names.items() if id_ not in here]
         joined = await asyncio.gather(*(self._joins(node, known) for node in coming))
         return [node for node, has_joined in zip(coming, joined, strict=True) if has_joined]
 
@@ -113,6 +117,15 @@ class RayNodes:
             return []
         node.told += len(died)
         return died
+
+    async def kv(self, name: str, order: KVOrder, prefix: Prefix, limit_s: float) -> Placed:
+        """Raises EngineError: no such node, its tier is away, or it took too long."""
+        asked = self.get(name).agent.kv.remote(order, prefix, limit_s)
+        try:
+            placed: Placed = await asyncio.wait_for(answer(asked), limit_s + _KV_GRACE_S)
+        except TimeoutError:
+            raise EngineError(f"node {name} did not answer about its KV tier") from None
+        return placed
 
     async def bury(self, replica: str, incarnation: int, name: str | None) -> None:
         """On that node; on all where it is not known. Raises EngineError if anything is left."""
@@ -191,20 +204,28 @@ class RayNodes:
     async def _replace_agent(self, node: Node) -> None:
         if not await self._is_alive(node):
             raise EngineGone(f"node {node.name} is gone")
-        await self._attach(node)
+        try:
+            await self._attach(node)
+            for replica, incarnation, pids in list(node.wards.values()):
+                await self.watch(node, replica, incarnation, pids)
+        except EngineGone as error:
+            raise EngineError(f"the agent of node {node.name} ended again: {error}") from error
         await self._keep_kv(node)
-        for replica, incarnation, pids in list(node.wards.values()):
-            await self.watch(node, replica, incarnation, pids)
 
     async def _keep_kv(self, node: Node) -> None:
-        """One server a node and fleet, by a name of its own: several may share a host."""
+        """One server a node and fleet, by a name of its own: several may share a host. A node
+        where that cannot be serves without KV."""
         if self._kv is None:
             return
         name = sha256(f"{self._fleet}/{node.id}".encode()).hexdigest()[:12]
         settings = replace(self._kv, name=name)
         ports = (node.kv.port, node.kv.http_port) if node.kv and node.kv.http_port else None
-        log = str(self._log_dir / f"kv-{slug(node.name)}.log")
-        node.kv = await answer(node.agent.keep_kv.remote(settings, log, ports))
+        path = str(self._log_dir / f"kv-{slug(node.name)}.log")
+        try:
+            node.kv = await answer(node.agent.keep_kv.remote(settings, path, ports))
+        except EngineError as error:
+            log.error("node %s keeps no KV: %s", node.name, error)
+            node.kv = None
 
     async def _is_alive(self, node: Node) -> bool:
         return node.id in await self._alive()

@@ -8,6 +8,7 @@ the end of a process within milliseconds, and Ray sees the end of the actor or o
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Collection, Coroutine
 from contextlib import suppress
 from dataclasses import replace
@@ -17,6 +18,8 @@ from typing import Any
 import ray
 from ray.exceptions import RayError
 
+from kv_store.lmcache_client import Placed, Prefix
+from kv_store.placing import KVOrder
 from kv_store.settings import TierSettings
 from workers.actor import Description, Place
 from workers.capacity import MemoryPolicy
@@ -34,6 +37,8 @@ from workers.ray_join import join
 from workers.ray_nodes import Node, RayNodes
 from workers.ray_orders import actor_name, actor_options, answer, engine_class, parse_name, slug
 from workers.register import Register
+
+log = logging.getLogger(__name__)
 
 
 class RayPool:
@@ -134,6 +139,9 @@ class RayPool:
         order: Coroutine[Any, Any, KVExport] = self._order(replica, "export")
         return await self._register.carried_out(replica, order, self._limits.export_s)
 
+    async def kv(self, node: str, order: KVOrder, prefix: Prefix, limit_s: float) -> Placed:
+        return await self._nodes.kv(node, order, prefix, limit_s)
+
     async def wake(self, replica: str) -> Report:
         order: Coroutine[Any, Any, Report] = self._order(replica, "wake")
         return await self._register.carried_out(replica, order, self._limits.wake_s)
@@ -220,10 +228,15 @@ class RayPool:
 
     async def _listen(self, node: Node) -> None:
         """The agent's word on the end of a process, for as long as the node lives."""
-        with suppress(EngineGone):
-            while True:
+        while True:
+            try:
                 for died in await self._nodes.deaths(node):
                     self._register.died(died.replica, died.incarnation, died.reason)
+            except EngineGone:
+                return
+            except (EngineError, RayError) as error:
+                log.warning("node %s cannot be listened to: %s", node.name, error)
+                await asyncio.sleep(self._look_s)
 
     async def _look(self, known: Collection[tuple[str, int]] | None = None) -> None:
         for node in await self._nodes.refresh(known):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import pytest
 
 from kv_store.lmcache_client import Deleted, Prefetched
+from kv_store.placing import KVOrder, place
 from tests.kv_store.conftest import Tier
 from tests.kv_store.decay import chunks_of, flip
 from tests.kv_store.hand import tokens
@@ -62,6 +63,8 @@ async def test_what_left_the_host_tier_comes_back_from_the_durable_one(tier: Tie
     assert looked is not None
     assert (looked.host_tokens, looked.durable_tokens) == (512, 0)
     assert await tier.server.client.looked("never-asked") is None
+    assert hand.lookup(turn, request="cmpl-team/7?-0-abc") == 4
+    assert await tier.server.client.looked("cmpl-team/7?") == looked
 
 
 async def test_another_salt_or_model_finds_nothing(tier: Tier) -> None:
@@ -119,3 +122,41 @@ async def test_a_chunk_under_another_chunks_name_is_refused(tier: Tier) -> None:
     verified = await tier.server.client.verify(hand.prefix(turn), limit_s=LIMIT_S)
 
     assert (verified.sound, verified.unsound) == (1, 1)
+
+
+async def test_a_conversation_hibernates_and_comes_back(tier: Tier) -> None:
+    client, hand, turn = tier.server.client, tier.hand("sleepy"), tokens(4, seed=21)
+    stored = hand.store(turn)
+    prefix = hand.prefix(turn)
+
+    slept = await place(client, KVOrder.HIBERNATE, prefix, LIMIT_S)
+
+    assert (slept.objects, slept.in_host, slept.in_durable) == (4, 0, 4)
+    assert slept.durable_bytes == sum(map(len, stored))
+    awake = await place(client, KVOrder.REHYDRATE, prefix, LIMIT_S)
+    assert (awake.in_host, awake.in_durable) == (4, 4)
+    assert awake.host_bytes == slept.durable_bytes
+    assert hand.load(turn) == stored
+
+
+async def test_only_what_lies_in_the_durable_tier_is_released(tier: Tier) -> None:
+    client, hand, turn = tier.server.client, tier.hand("careful"), tokens(3, seed=22)
+    hand.store(turn)
+    await client.export(hand.prefix(turn), limit_s=LIMIT_S)
+    chunks_of(tier.settings.durable, hand.model)[0].remove()
+
+    released = await client.release(hand.prefix(turn), limit_s=LIMIT_S)
+
+    assert (released.in_host, released.in_durable) == (1, 2)
+
+
+async def test_a_forgotten_conversation_leaves_nothing(tier: Tier) -> None:
+    client, hand, turn = tier.server.client, tier.hand("gone"), tokens(3, seed=23)
+    hand.store(turn)
+    await place(client, KVOrder.HIBERNATE, hand.prefix(turn), LIMIT_S)
+    await place(client, KVOrder.FORGET, hand.prefix(turn), LIMIT_S)
+
+    left = await place(client, KVOrder.WHERE, hand.prefix(turn), LIMIT_S)
+
+    assert (left.objects, left.in_host, left.in_durable) == (3, 0, 0)
+    assert chunks_of(tier.settings.durable, hand.model) == []

@@ -23,6 +23,7 @@ from kv_store.settings import MIB, Directory, TierSettings
 from tests.kv_store.conftest import QUICK, Tier, serving
 from tests.kv_store.hand import tokens
 from tests.workers.stand import eventually
+from workers.kv_tier import KVTier
 from workers.node_agent import NodeAgent
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(120)]
@@ -97,7 +98,9 @@ async def test_the_directory_is_bounded_from_the_start(tmp_path: Path) -> None:
     durable.mkdir()
     for number in range(60):
         (durable / f"m@0x01000100@0@{number:04x}@s.data").write_bytes(bytes(32 * 1024))
-    (durable / "m@0x01000100@0@ffff@s.tmp").write_bytes(bytes(10))
+    draft = durable / "m@0x01000100@0@ffff@s.tmp"
+    draft.write_bytes(bytes(10))
+    os.utime(draft, (0, 0))
 
     async for _ in serving(settings(durable), tmp_path / "server.log"):
         await eventually(
@@ -117,6 +120,55 @@ async def test_a_server_that_cannot_start_says_why(tmp_path: Path) -> None:
 
     assert not segment_path(broken).exists()
     await server.client.close()
+
+
+async def test_a_server_that_cannot_be_launched_for_a_while_is_started_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    log = tmp_path / "server.log"
+    server = LMCacheServer(settings(tmp_path / "durable"), log, policy=QUICK)
+    await server.start()
+    log.rename(tmp_path / "earlier.log")
+    log.mkdir()
+    assert server.pid is not None
+    os.kill(server.pid, signal.SIGKILL)
+    await eventually(lambda: "could not be launched" in caplog.text)
+
+    log.rmdir()
+
+    await eventually(lambda: server.starts == 2, timeout_s=START_S)
+    await server.stop()
+
+
+async def test_a_server_is_stopped_whatever_became_of_its_watch(tmp_path: Path) -> None:
+    told: list[str] = []
+
+    def refuse(up: bool, why: str) -> None:
+        told.append(why)
+        if not up:
+            raise RuntimeError("a fault in who is told")
+
+    at = settings(tmp_path / "durable")
+    server = LMCacheServer(at, tmp_path / "server.log", policy=QUICK, on_change=refuse)
+    await server.start()
+    assert server.pid is not None
+    os.kill(server.pid, signal.SIGKILL)
+    await eventually(lambda: len(told) == 2)
+
+    await server.stop()
+
+    assert not segment_path(at).exists()
+
+
+async def test_a_tier_that_cannot_be_launched_is_tried_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "server.log").mkdir()
+
+    tier = KVTier(settings(tmp_path / "durable"), tmp_path / "server.log", pause_s=0.01)
+
+    await eventually(lambda: caplog.text.count("could not be launched") > 1)
+    await tier.close()
 
 
 async def test_the_server_dies_with_its_parent(tmp_path: Path) -> None:

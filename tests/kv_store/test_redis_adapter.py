@@ -132,6 +132,15 @@ async def test_a_store_that_does_not_let_us_in_is_a_miss(
     adapter.delete(KEYS[:1])
 
 
+async def test_an_operation_that_goes_wrong_is_answered_as_failed(opened: Opened) -> None:
+    adapter = opened()
+    nameless = [ObjectKey(bytes(32), "no such character: \udce9", 1, 0, "s")]
+
+    assert not await stored(adapter, nameless, CHUNKS[:1])
+    assert await looked(adapter, nameless) == []
+    assert await loaded(adapter, nameless, 1000) == {}
+
+
 @pytest.fixture
 async def over_tls(valkey: Redis, tmp_path: Path) -> AsyncIterator[tuple[int, Path]]:
     certificate = certify(tmp_path / "server")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,10 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from kv_store.reports import Found, Reporter, Reports, Stored
+from kv_store.reports import MOST_TOKENS, Found, Reporter, Reports, Stored
+from kv_store.turns import PATH, TurnTold
 from workers.kv_header import KVHeader
+from workers.kv_turns import KVTurns
 
 FOUND = Found("cmpl-abc-0-1234", prompt_tokens=1834, engine_tokens=0, tier_tokens=1792)
 STORED = Stored("cmpl-abc-0-1234", tokens=2000, stored_tokens=1920, already_tokens=1792)
@@ -113,7 +116,7 @@ async def client(answering: Answering, reports: Reports) -> AsyncIterator[httpx.
     [
         ({"engine_tokens": 0, "tier_tokens": 0}, "hit=0 of 100 tier=none"),
         ({"engine_tokens": 96, "tier_tokens": 0}, "hit=96 of 100 tier=engine"),
-        ({"engine_tokens": 16, "tier_tokens": 64}, "hit=64 of 100 tier=host"),
+        ({"engine_tokens": 16, "tier_tokens": 64}, "hit=64 of 100 tier=unknown"),
         (None, None),
     ],
 )
@@ -141,3 +144,65 @@ async def test_a_request_without_an_id_is_given_one(
 
 async def test_other_methods_pass_untouched(client: httpx.AsyncClient) -> None:
     assert (await client.get("/health")).text == "ok"
+
+
+def turn(tokens: int) -> Stored:
+    ids = tuple(range(tokens))
+    return Stored("chatcmpl-me-turn-1-0", tokens, tokens - 1, 0, token_ids=ids)
+
+
+@pytest.mark.parametrize("tokens", [1, 2000, MOST_TOKENS])
+def test_a_turn_tells_its_tokens(reports: Reports, reporter: Reporter, tokens: int) -> None:
+    told: list[Stored] = []
+    reports.on_tokens = told.append
+    reporter.send(turn(tokens))
+
+    reports.found("another request's header, which reads what there is")
+
+    assert told == [turn(tokens)]
+    assert reports.stored("me-turn-1") == Stored("chatcmpl-me-turn-1-0", tokens, tokens - 1, 0)
+
+
+def test_of_a_long_turn_the_beginning_is_told(reports: Reports, reporter: Reporter) -> None:
+    told: list[Stored] = []
+    reports.on_tokens = told.append
+    reporter.send(turn(MOST_TOKENS + 1))
+    reports.receive()
+
+    assert len(told[0].token_ids) == MOST_TOKENS
+    assert told[0].tokens == MOST_TOKENS + 1
+
+
+@pytest.fixture
+async def turns(reports: Reports) -> AsyncIterator[httpx.AsyncClient]:
+    reading = asyncio.get_running_loop()
+    app: Any = KVTurns(Starlette(), reports, limit_s=0.05)
+    reading.add_reader(reports.fileno(), reports.receive)
+    transport = httpx.ASGITransport(app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://engine") as asking:
+        yield asking
+    reading.remove_reader(reports.fileno())
+
+
+async def test_the_controller_asks_for_a_turn_once(
+    turns: httpx.AsyncClient, reporter: Reporter
+) -> None:
+    reporter.send(turn(300))
+
+    told = TurnTold.unpacked((await turns.post(PATH, content=b"me-turn-1")).content)
+
+    assert (told.stored_tokens, list(told.tokens)) == (299, list(range(300)))
+    assert (await turns.post(PATH, content=b"me-turn-1")).status_code == 404
+
+
+async def test_who_asks_early_waits(turns: httpx.AsyncClient, reporter: Reporter) -> None:
+    asking = asyncio.create_task(turns.post(PATH, content=b"me-turn-1"))
+    await asyncio.sleep(0)
+    reporter.send(turn(3))
+
+    assert TurnTold.unpacked((await asking).content).stored_tokens == 2
+
+
+async def test_an_empty_id_is_nobodys(turns: httpx.AsyncClient, reporter: Reporter) -> None:
+    reporter.send(turn(3))
+    assert (await turns.post(PATH)).status_code == 404

@@ -5,21 +5,28 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import httpx
 import psutil
 import pytest
 
+from controller.api.app import ApiSettings, create_app
 from controller.core.commands import Command
 from controller.core.events import Event
 from controller.core.fleet import Fleet
-from controller.core.names import Depth, FleetPolicy, Footprint, ModelName, ModelSpec
+from controller.core.invariants import check
+from controller.core.lifecycle import IN_FLIGHT, InvariantBroken, Phase
+from controller.core.names import Depth, DeviceId, FleetPolicy, Footprint, ModelName, ModelSpec
+from controller.drivers.control import LiveControl
 from controller.drivers.leases import LiveLeases
 from controller.drivers.live import LiveDriver
-from controller.ports import NodeFound
+from controller.metrics import Metrics
+from controller.ports import InvalidModel, NodeFound
+from tests.api.engine import running
 from tests.workers.stand import QUICK
 from workers.engine import EngineSpec, KVExport, Report
 from workers.ray_head import RayHead
@@ -33,12 +40,17 @@ RAY = "from ray.scripts import scripts; scripts.main()"
 
 @dataclass
 class Seen:
-    """An observer that can be waited for."""
+    """An observer that can be waited for, and checks the books after every event."""
 
     kinds: list[str] = field(default_factory=list)
+    broken: list[InvariantBroken] = field(default_factory=list)
     news: asyncio.Event = field(default_factory=asyncio.Event)
 
     def saw(self, event: Event, commands: Sequence[Command], fleet: Fleet) -> None:
+        try:
+            check(fleet)
+        except InvariantBroken as broken:
+            self.broken.append(broken)
         self.kinds.append(type(event).__name__)
         self.news.set()
 
@@ -47,16 +59,19 @@ class Seen:
     def exported(self, model: str, export: KVExport) -> None: ...
 
     async def until(self, kind: str, times: int = 1) -> None:
-        while self.kinds.count(kind) < times:
+        await self.until_it_holds(lambda: self.kinds.count(kind) >= times)
+
+    async def until_it_holds(self, condition: Callable[[], bool]) -> None:
+        while not condition():
             self.news.clear()
             await asyncio.wait_for(self.news.wait(), 60)
 
 
 @contextmanager
-def another_node(head: RayHead, directory: Path) -> Iterator[psutil.Process]:
-    """A second node of the same cluster, on this machine; yields the process above its own."""
+def another_node(head: RayHead, directory: Path, name: str = "second") -> Iterator[psutil.Process]:
+    """Another node of the same cluster, on this machine; yields the process above its own."""
     start = [sys.executable, "-c", RAY, "start", "--block", f"--address={head.address}"]
-    options = ["--node-name=second", "--num-cpus=1", f"--object-store-memory={80 * MIB}"]
+    options = [f"--node-name={name}", "--num-cpus=1", f"--object-store-memory={80 * MIB}"]
     with directory.with_suffix(".log").open("wb") as log:
         keeper = subprocess.Popen(
             [sys.executable, "-m", "workers.keeper", str(directory), *start, *options],
@@ -81,15 +96,49 @@ def node_of(driver: LiveDriver, name: str) -> str | None:
     return place.node if place else None
 
 
-def model(name: str) -> tuple[ModelSpec, EngineSpec]:
+def model(name: str, replicas: int = 1, token_delay_s: float = 0.0) -> tuple[ModelSpec, EngineSpec]:
     awake = Footprint(100 * MIB)
-    spec = ModelSpec(ModelName(name), {Depth.AWAKE: awake}, pinned=name == "pinned")
-    arguments = {"device_bytes": 100 * MIB, "kv_bytes": 40 * MIB}
+    spec = ModelSpec(
+        ModelName(name), {Depth.AWAKE: awake}, replicas=replicas, least_replicas=replicas
+    )
+    arguments = {
+        "device_bytes": 100 * MIB,
+        "kv_bytes": 40 * MIB,
+        "token_delay_s": token_delay_s,
+    }
     return spec, EngineSpec(name, "nowhere", kind="fake", engine_args=arguments)
 
 
 def room_for_one(found: NodeFound) -> NodeFound:
     return replace(found, devices=(("cpu", 150 * MIB),), host_bytes=0)
+
+
+def room_for_three_on_others(found: NodeFound) -> NodeFound:
+    """The first node is the smallest: it has room for one engine."""
+    size = 350 * MIB if found.node in ("larger", "later") else 150 * MIB
+    return replace(found, devices=(("cpu", size),), host_bytes=0)
+
+
+def nodes_of(driver: LiveDriver, name: str) -> set[str]:
+    places = [replica.place for replica in driver.fleet.models[ModelName(name)].replicas]
+    return {place.node for place in places if place is not None}
+
+
+def are_awake(driver: LiveDriver, name: str) -> bool:
+    return all(r.phase is Phase.AWAKE for r in driver.fleet.models[ModelName(name)].replicas)
+
+
+def assert_the_ledger_is_right(driver: LiveDriver, *nodes: str) -> None:
+    """What is booked on each node is what the replicas that are there hold, and what orders in
+    flight will take, within its budget."""
+    ledger = driver.fleet.ledger
+    assert set(ledger.budgets) == set(nodes)
+    for node in ledger.budgets:
+        here = [r for r in driver.fleet.replicas.values() if r.place and r.place.node == node]
+        booked = ledger.booked(node).get(DeviceId("cpu"), 0)
+        held = sum(replica.held.device_bytes for replica in here)
+        assert held <= booked <= ledger.budgets[node][DeviceId("cpu")]
+        assert held == booked or any(replica.phase in IN_FLIGHT for replica in here)
 
 
 async def test_a_node_joins_serves_and_is_lost(
@@ -122,3 +171,63 @@ async def test_a_node_joins_serves_and_is_lost(
         assert node_of(driver, "other") == next(iter(driver.fleet.ledger.budgets))
     await pool.stop_engines()
     await driver.close()
+    assert seen.broken == []
+
+
+async def test_what_ran_on_a_lost_node_goes_on_on_the_others(
+    ray_head: RayHead, short_dir: Path, tmp_path: Path
+) -> None:
+    """Engines on two nodes of different size; the larger one is killed, another one joins."""
+    pool = RayPool(
+        ray_head.address,
+        state_dir=tmp_path,
+        environment=ray_head.environment,
+        limits=QUICK,
+        look_s=0.2,
+    )
+    policy = FleetPolicy(prefetch_start=False, restart_backoff_s=0.1)
+    models = [model("pair", replicas=2), model("slow", token_delay_s=0.05), model("other")]
+    driver, seen = LiveDriver(Fleet(policy), pool, models, room_for_three_on_others), Seen()
+    driver.observers.append(seen)
+    control = LiveControl(driver, no_models)
+    await driver.open()
+    app = create_app(ApiSettings(), LiveLeases(driver), control, Metrics())
+    [first] = driver.fleet.ledger.budgets
+    async with (
+        running(app) as port,
+        httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=120) as client,
+    ):
+
+        async def ask(name: str, tokens: int = 1) -> int:
+            body = {"model": name, "prompt": "one two", "max_tokens": tokens}
+            return (await client.post("/v1/completions", json=body)).status_code
+
+        with another_node(ray_head, short_dir / "2", "larger") as node:
+            await seen.until("NodeJoined", 2)
+            assert await ask("pair") == 200
+            await seen.until_it_holds(lambda: are_awake(driver, "pair"))
+            assert nodes_of(driver, "pair") == {first, "larger"}
+            asked = [asyncio.create_task(ask("slow", 60)) for _ in range(3)]
+            await seen.until_it_holds(lambda: driver.fleet.running(ModelName("slow")) == 3)
+            assert nodes_of(driver, "slow") == {"larger"}
+            assert_the_ledger_is_right(driver, first, "larger")
+            kill_raylet(node)
+            await seen.until("NodeLost")
+            assert_the_ledger_is_right(driver, first)
+            assert await asyncio.gather(*asked) == [200] * 3
+            assert nodes_of(driver, "slow") == {first}
+            assert await ask("pair") == 200
+            assert nodes_of(driver, "pair") == {first}
+            assert_the_ledger_is_right(driver, first)
+        with another_node(ray_head, short_dir / "3", "later"):
+            await seen.until("NodeJoined", 3)
+            assert await ask("other") == 200
+            assert nodes_of(driver, "other") == {"later"}
+            assert_the_ledger_is_right(driver, first, "later")
+            await pool.stop_engines()
+    await driver.close()
+    assert seen.broken == []
+
+
+def no_models(entry: dict[str, object]) -> tuple[ModelSpec, EngineSpec]:
+    raise InvalidModel("none is added here")

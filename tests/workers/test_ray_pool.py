@@ -15,10 +15,12 @@ from typing import Any
 
 import pytest
 
-from tests.workers.stand import Stand, eventually, is_there, processes_in
+from kv_store.settings import MIB, TierSettings
+from tests.workers.stand import QUICK, Stand, eventually, is_there, processes_in
 from workers import processes
 from workers.engine import EngineGone, Rest, Started
 from workers.ray_head import RayHead
+from workers.ray_pool import RayPool
 
 pytestmark = pytest.mark.ray
 ROOT = Path(__file__).parents[2]
@@ -93,6 +95,34 @@ async def test_a_killed_agent_is_replaced_and_watches_on(on_ray: Stand) -> None:
     await eventually(lambda: node.agent is not before)
     on_ray.kill()
     assert (await on_ray.next_death()).replica == "m#0"
+
+
+async def test_a_node_where_no_kv_can_be_kept_serves_and_is_watched(
+    ray_head: RayHead, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    nowhere = TierSettings("of-the-pool", MIB, None, host="an address that is none")
+    pool = RayPool(
+        ray_head.address,
+        state_dir=tmp_path,
+        environment=ray_head.environment,
+        limits=QUICK,
+        kv=nowhere,
+    )
+    await pool.open()
+    [found] = await pool.nodes()
+    stand = Stand(pool, "ray", found.node)
+    await stand.start(children=1)
+    [node] = pool._nodes._nodes.values()
+    before = node.agent
+    os.kill(await before.ping.remote(), signal.SIGKILL)
+    await eventually(lambda: caplog.text.count("keeps no KV") == 2)
+    assert node.agent is not before
+
+    stand.kill(process=1)
+
+    assert (await stand.next_death()).replica == "m#0"
+    await pool.stop_engines()
+    await pool.close()
 
 
 @asynccontextmanager

@@ -1,0 +1,36 @@
+"""What an engine tells of a conversation's turn, as it goes over the wire.
+
+``POST /torpor/turn`` with the turn's request id, at the engine's own server and behind its key.
+The controller asks once the answer has ended. That is a route and not a part of the answer: the
+answer's bytes are copied unread, a client must not see tokens of its neighbours' making, and what
+was stored is known only after the last byte.
+"""
+
+from __future__ import annotations
+
+import struct
+from array import array
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+PATH = "/torpor/turn"
+_UINT32 = "I"
+_HEAD = struct.Struct("<I")
+
+
+@dataclass(frozen=True, slots=True)
+class TurnTold:
+    """Of a turn's ``tokens``, prompt and answer, the first ``stored_tokens`` lie in the host
+    tier."""
+
+    stored_tokens: int
+    tokens: Sequence[int] = field(repr=False)
+
+    def packed(self) -> bytes:
+        return _HEAD.pack(self.stored_tokens) + array(_UINT32, self.tokens).tobytes()
+
+    @classmethod
+    def unpacked(cls, packed: bytes) -> TurnTold:
+        """Raises ValueError, struct.error: that is none."""
+        (stored,) = _HEAD.unpack_from(packed)
+        return cls(stored, array(_UINT32, packed[_HEAD.size :]))

@@ -1,0 +1,92 @@
+"""The KV tier of fake engines: which chunks lie where, in two sets. No bytes, no server.
+
+It stands for LMCache's server as far as conversations can tell: chunks are found by the model's
+path, the salt and all tokens before them, so a prefix that two conversations share is one chunk.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from kv_store.lmcache_client import Placed, Prefix
+from kv_store.placing import KVOrder
+from kv_store.reports import WITH_TOKENS
+from kv_store.turns import TurnTold
+from workers.engine import EngineError
+from workers.fake_answers import digest
+
+CHUNK_TOKENS = 4
+CHUNK_BYTES = 1000
+
+Chunk = tuple[str, str, tuple[int, ...]]
+
+
+class FakeTier:
+    def __init__(self) -> None:
+        self.host: set[Chunk] = set()
+        self.durable: set[Chunk] = set()
+        self.is_away = False
+
+    def store(self, path: str, salt: str, tokens: Sequence[int]) -> int:
+        """Tokens in whole chunks, which lie in the host tier then."""
+        chunks = _chunks(Prefix(path, salt, tokens))
+        self.host |= set(chunks)
+        return len(chunks) * CHUNK_TOKENS
+
+    def found(self, path: str, salt: str, tokens: Sequence[int]) -> int:
+        """Tokens of the prompt whose KV need not be computed; they lie in the host tier then."""
+        hit = 0
+        for chunk in _chunks(Prefix(path, salt, tokens)):
+            if chunk not in self.host | self.durable:
+                break
+            self.host.add(chunk)
+            hit += CHUNK_TOKENS
+        return hit
+
+    def carry_out(self, order: KVOrder, prefix: Prefix) -> Placed:
+        """Raises EngineError while it is away."""
+        if self.is_away:
+            raise EngineError("the KV tier: it was told to be away")
+        chunks = set(_chunks(prefix))
+        match order:
+            case KVOrder.HIBERNATE:
+                self.durable |= chunks & self.host
+                self.host -= chunks
+            case KVOrder.REHYDRATE:
+                self.host |= chunks & self.durable
+            case KVOrder.FORGET:
+                self.host -= chunks
+                self.durable -= chunks
+        in_host, in_durable = len(chunks & self.host), len(chunks & self.durable)
+        return Placed(len(chunks), in_host, in_durable, CHUNK_BYTES)
+
+
+class FakeKV:
+    """A fake engine's hand on the tier, by its model's path; words are its tokens."""
+
+    def __init__(self, tier: FakeTier, path: str) -> None:
+        self._tier = tier
+        self._path = path
+        self._turns: dict[str, TurnTold] = {}
+
+    def answered(self, request: str, salt: str, heard: list[str], said: list[str]) -> str:
+        """Keeps what the request computed; what the header ``x-torpor-kv`` says of the prompt."""
+        prompt, whole = _ids(heard), _ids(heard + said)
+        hit = self._tier.found(self._path, salt, prompt)
+        stored = self._tier.store(self._path, salt, whole)
+        if WITH_TOKENS in request:
+            self._turns[request] = TurnTold(stored, whole)
+        return f"hit={hit} of {len(prompt)} tier={'host' if hit else 'none'}"
+
+    def turn(self, request: str) -> TurnTold | None:
+        return self._turns.pop(request, None)
+
+
+def _ids(words: list[str]) -> list[int]:
+    return [int(digest(word)[:6], 16) for word in words]
+
+
+def _chunks(prefix: Prefix) -> list[Chunk]:
+    tokens = tuple(prefix.tokens)
+    ends = range(CHUNK_TOKENS, len(tokens) + 1, CHUNK_TOKENS)
+    return [(prefix.model, prefix.salt, tokens[:end]) for end in ends]
