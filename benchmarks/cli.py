@@ -8,6 +8,8 @@ from typing import Annotated, Any
 import typer
 
 from benchmarks.cli_options import GateFile, Html, Plots, complaining
+from benchmarks.gateway.cli import command as gateway
+from benchmarks.kv.cli import command as kv
 from benchmarks.load.cli import command as load
 from benchmarks.simulate.cli import command as simulate
 from benchmarks.wake.cli import command as wake
@@ -28,6 +30,8 @@ bench = typer.Typer(
     no_args_is_help=True,
 )
 app.add_typer(bench, name="bench")
+bench.command("gateway")(gateway)
+bench.command("kv")(kv)
 bench.command("load")(load)
 bench.command("wake")(wake)
 app.command("simulate")(simulate)

@@ -24,7 +24,7 @@ GOLDEN = ROOT / "tests" / "charts" / "golden"
 TOOLS = ROOT / ".torpor" / "tools"
 DECIDED = {
     "FleetFile": ("state_dir", "log_dir"),
-    "ServerSection": ("host", "port", "keys", "keys_file"),
+    "ServerSection": ("host", "port", "keys", "keys_file", "unready_s", "drain_s"),
     "RaySection": ("address",),
 }
 """Keys of fleet.yaml that the chart decides, by the section they are in."""

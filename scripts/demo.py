@@ -6,19 +6,14 @@ switches, and prints a table of what it took. Exit code 0 only if every answer w
 
 from __future__ import annotations
 
-import json
-import re
-import signal
 import socket
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import openai
-from rich.console import Console
+from demonstration import ask, console, seconds, serving
 from rich.table import Table
 
 from controller.client import FleetClient
@@ -26,8 +21,6 @@ from controller.client import FleetClient
 QUESTION = "What is the capital of France?"
 LEVELS = {0: "KV released", 1: "level 1", 2: "level 2"}
 EMBEDDER = "minilm"
-
-console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,34 +46,14 @@ def main() -> int:
     return 0 if all(row.is_same for row in rows) else 1
 
 
-@contextmanager
-def serving(config: str, port: int) -> Iterator[None]:
-    command = [sys.executable, "-c", "from controller.cli import main; main()", "serve"]
-    fleet = subprocess.Popen(
-        [*command, config, "--port", str(port)], stderr=subprocess.PIPE, text=True
-    )
-    assert fleet.stderr is not None
-    try:
-        for line in fleet.stderr:
-            console.print(line, end="", markup=False, style="dim")
-            if "torpor is ready" in line:
-                break
-        else:
-            raise SystemExit("the fleet did not come up")
-        yield
-    finally:
-        fleet.send_signal(signal.SIGINT)
-        fleet.communicate()
-
-
 def tour(fleet: FleetClient, client: openai.OpenAI, model: str) -> Iterator[Row]:
-    ask = embedding if model == EMBEDDER else first_words
+    asked = embedding if model == EMBEDDER else first_words
     fleet.wake(model)
-    before, first_s, _ = ask(client, model)
+    before, first_s, _ = asked(client, model)
     yield Row(model, "awake", None, None, first_s, before, True)
     for level, name in LEVELS.items():
         sleep_s = fleet.sleep(model, level).seconds
-        after, first_s, wake_s = ask(client, model)
+        after, first_s, wake_s = asked(client, model)
         yield Row(model, name, sleep_s, wake_s, first_s, after, after == before)
 
 
@@ -89,30 +62,8 @@ Asked = tuple[str, float, float]
 
 
 def first_words(client: openai.OpenAI, model: str) -> Asked:
-    """Read line by line: the wake's figures are in a header or, after a longer wait, a comment."""
-    began = time.perf_counter()
-    first_s = wake_s = 0.0
-    words = []
-    with client.chat.completions.with_streaming_response.create(
-        model=model,
-        messages=[{"role": "user", "content": QUESTION}],
-        temperature=0,
-        max_tokens=16,
-        stream=True,
-    ) as response:
-        wake_s = float(response.headers.get("x-torpor-wake-ms", 0)) / 1000
-        for line in response.iter_lines():
-            if told := re.search(r"^: torpor .*wake_ms=(\d+)", line):
-                wake_s = float(told[1]) / 1000
-            elif line.startswith("data: {") and (text := spoken(line)):
-                first_s = first_s or time.perf_counter() - began
-                words.append(text)
-    return "".join(words), first_s, wake_s
-
-
-def spoken(line: str) -> str:
-    choices = json.loads(line.removeprefix("data: "))["choices"]
-    return choices[0]["delta"].get("content") or "" if choices else ""
+    heard = ask(client, model, [{"role": "user", "content": QUESTION}], {}, 16)
+    return heard.text, heard.first_s, heard.wake_s
 
 
 def embedding(client: openai.OpenAI, model: str) -> Asked:
@@ -137,10 +88,6 @@ def table(rows: list[Row]) -> Table:
             "yes" if row.is_same else "NO",
         )
     return result
-
-
-def seconds(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2f} s"
 
 
 if __name__ == "__main__":

@@ -43,8 +43,9 @@ class Child:
         return json.loads(answer)
 
     def cpu_s(self) -> float:
-        times = self._measured.cpu_times()
-        return times.user + times.system
+        """With that of its children."""
+        family = [self._measured, *self._measured.children(recursive=True)]
+        return sum(times.user + times.system for times in (one.cpu_times() for one in family))
 
     def rss_bytes(self) -> int:
         return self._measured.memory_info().rss

@@ -22,6 +22,7 @@ class Target:
     port: int
     key: str
     model: str
+    host: str = "127.0.0.1"
 
     def request(self, is_stream: bool, max_tokens: int) -> bytes:
         """A chat completion, as official clients send it."""
@@ -33,7 +34,7 @@ class Target:
         }
         body = json.dumps(asked).encode()
         head = (
-            f"POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1:{self.port}\r\n"
+            f"POST /v1/chat/completions HTTP/1.1\r\nHost: {self.host}:{self.port}\r\n"
             f"Accept: application/json\r\nContent-Type: application/json\r\n"
             f"User-Agent: bench\r\nAuthorization: Bearer {self.key}\r\n"
             f"Content-Length: {len(body)}\r\n\r\n"

@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from socket import socket
 from tempfile import TemporaryDirectory
 from threading import Thread
 from typing import Any
@@ -18,12 +21,14 @@ import yaml
 
 from benchmarks.gateway.children import read_order, tell
 from benchmarks.gateway.pool import StandingPool
-from controller import process
+from controller import serving
+from controller.crew import Crew, command, doors
 from controller.keyring import new_key
+from controller.serving import DeciderSockets
 from controller.settings import Settings, load
 from controller.wiring import assemble
 from workers.engine import Endpoint
-from workers.listening import listen
+from workers.listening import listen, listen_at
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,22 +36,37 @@ class GatewayOrder:
     """What the process is told."""
 
     model: str
+    engine_host: str
     engine_port: int
     engine_key: str
+    workers: int = 0
+    """Carriers before it; 0: it carries itself."""
 
 
 def serve(order: GatewayOrder, directory: Path) -> None:
     key, kept = new_key("bench", "bench", ["inference"])
-    listening = listen("127.0.0.1")
-    port = listening.getsockname()[1]
     known = {"name": kept.name, "tenant": kept.tenant, "roles": ["inference"]}
-    server = {"port": port, "keys": [{**known, "sha256": kept.sha256}]}
-    settings = _settings(order.model, server, directory)
-    endpoint = Endpoint("127.0.0.1", order.engine_port, order.engine_key)
-    controller = assemble(settings, StandingPool(settings.models[0].engine, endpoint))
-    tell({"port": port, "key": key})
-    Thread(target=_end_with_input, daemon=True).start()
-    process.serve(controller, listening)
+    keys = [{**known, "sha256": kept.sha256}]
+    endpoint = Endpoint(order.engine_host, order.engine_port, order.engine_key)
+    sockets = DeciderSockets(directory) if order.workers else None
+    with doors("127.0.0.1", 0, order.workers) as shared:
+        listening = listen_at(sockets.api) if sockets else listen("127.0.0.1")
+        port = (shared or [listening])[0].getsockname()[1]
+        settings = _settings(order.model, {"port": port, "keys": keys}, directory)
+        pool = StandingPool(settings.models[0].engine, endpoint)
+        controller = assemble(settings, pool, sockets)
+        crew = Crew(shared, partial(_carrier, settings, directory), lambda code: None)
+        crew.begin()
+        tell({"port": port, "key": key})
+        Thread(target=_end_with_input, args=[crew], daemon=True).start()
+        serving.serve(controller, listening)
+        crew.close()
+
+
+def _carrier(settings: Settings, directory: Path, door: socket) -> subprocess.Popen[bytes]:
+    told = directory / "settings.json"
+    told.write_text(settings.to_json())
+    return subprocess.Popen(command(told, directory, door), pass_fds=[door.fileno()])
 
 
 def _settings(model: str, server: dict[str, Any], directory: Path) -> Settings:
@@ -63,8 +83,9 @@ def _settings(model: str, server: dict[str, Any], directory: Path) -> Settings:
     return load(file, {"TORPOR_STATE_DIR": str(directory)})
 
 
-def _end_with_input() -> None:
+def _end_with_input(crew: Crew) -> None:
     sys.stdin.read()
+    crew.signal(signal.SIGTERM)
     os.kill(os.getpid(), signal.SIGTERM)
 
 

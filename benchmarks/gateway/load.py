@@ -112,7 +112,7 @@ async def _open(
 ) -> Connection:
     request = target.request(order.events > 0, max(1, order.events - 1))
     _, connection = await asyncio.get_running_loop().create_connection(
-        lambda: Connection(request, answered), "127.0.0.1", target.port
+        lambda: Connection(request, answered), target.host, target.port
     )
     return connection
 

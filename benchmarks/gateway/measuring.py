@@ -1,12 +1,14 @@
 """The measurements, each with the engine asked directly and through the controller by turns.
 
 Differences and ratios between the two sides of one run mean more than the figures themselves:
-whatever else runs on the machine meets both sides alike.
+whatever else runs on the machine meets both sides alike. Measures come round by round: those of
+one name and labels belong together.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from statistics import quantiles
 from typing import Literal
 
@@ -19,12 +21,9 @@ Progress = Callable[[str], None]
 
 _SIDES = ("direct", "gateway")
 _PERCENTILES = {"median": 50, "p95": 95, "p99": 99}
+"""Of the requests of one round."""
 _WARM_UP_REQUESTS = 2_000
 _MEMORY_STEPS = 10
-
-
-def run(options: Options, progress: Progress) -> list[Measure]:
-    return list(measures(options, progress))
 
 
 def measures(options: Options, progress: Progress) -> Iterator[Measure]:
@@ -32,24 +31,27 @@ def measures(options: Options, progress: Progress) -> Iterator[Measure]:
     with a_stand(options) as stand:
         progress("warming up")
         stand.ask(LoadOrder((stand.gateway,), 16, requests=_WARM_UP_REQUESTS))
-        yield from _sequential(stand, options, progress)
+        if options.requests:
+            yield from _sequential(stand, options, progress)
         for connections in options.connections:
             yield from _throughput(stand, options, connections, progress)
         for streams in options.streams:
             yield from _streams(stand, options, streams, progress)
         if options.memory_requests:
             yield from _memory(stand, options, progress)
+    if options.workers:
+        yield from _scaling(options, progress)
 
 
 def _sequential(stand: Stand, options: Options, progress: Progress) -> Iterator[Measure]:
     both = (stand.direct, stand.gateway)
-    progress(f"{options.sequential_pairs} pairs, one request at a time")
-    heard = stand.ask(LoadOrder(both, requests=options.sequential_pairs))
-    yield from _latencies("answer", [one.answers_s for one in heard])
-    streams = min(options.sequential_pairs, 300)
-    progress(f"{streams} pairs of streams, one at a time")
-    heard = stand.ask(LoadOrder(both, requests=streams, events=2))
-    yield from _latencies("first_event", [one.first_s for one in heard])
+    pairs = max(2, options.requests // options.rounds)
+    for number in range(options.rounds):
+        progress(f"{pairs} pairs, one at a time, round {number + 1} of {options.rounds}")
+        heard = stand.ask(LoadOrder(both, requests=pairs))
+        yield from _latencies("answer", [one.answers_s for one in heard])
+        heard = stand.ask(LoadOrder(both, requests=max(2, pairs // 10), events=2))
+        yield from _latencies("first_event", [one.first_s for one in heard])
 
 
 def _latencies(what: str, seconds: Sequence[Sequence[float]]) -> Iterator[Measure]:
@@ -59,14 +61,14 @@ def _latencies(what: str, seconds: Sequence[Sequence[float]]) -> Iterator[Measur
         cuts = quantiles(series, n=100)
         for name, percent in _PERCENTILES.items():
             labels = {"what": what, "side": side, "percentile": name}
-            yield _measure("latency", "ms", [cuts[percent - 1] * 1e3], labels, "lower")
+            yield _measure("latency", "s", [cuts[percent - 1]], labels, "lower")
 
 
 def _throughput(
     stand: Stand, options: Options, connections: int, progress: Progress
 ) -> Iterator[Measure]:
     rates: dict[str, list[float]] = {side: [] for side in _SIDES}
-    cpu_ms: list[float] = []
+    cpu_of_1000_s: list[float] = []
     for number in range(options.rounds):
         progress(f"{connections} connections, round {number + 1} of {options.rounds}")
         for side, target in zip(_SIDES, (stand.direct, stand.gateway), strict=True):
@@ -74,29 +76,54 @@ def _throughput(
             heard, cpu_s = stand.ask_one(order)
             rates[side].append(len(heard.answers_s) / heard.took_s)
             if side == "gateway":
-                cpu_ms.append(cpu_s * 1e6 / len(heard.answers_s))
+                cpu_of_1000_s.append(cpu_s * 1e3 / len(heard.answers_s))
     labels = {"connections": str(connections)}
     for side, values in rates.items():
         yield _measure("requests", "1/s", values, labels | {"side": side}, "higher")
-    yield _measure("cpu_per_1000_requests", "ms", cpu_ms, labels, "lower")
+    yield _measure("cpu_per_1000_requests", "s", cpu_of_1000_s, labels, "lower")
+
+
+def _scaling(options: Options, progress: Progress) -> Iterator[Measure]:
+    """Requests/s with so many carriers, by turns, and against the first of those numbers."""
+    rates: dict[int, list[float]] = {workers: [] for workers in options.workers}
+    cpu_of_1000_s: dict[int, list[float]] = {workers: [] for workers in options.workers}
+    connections = options.workers_connections
+    with ExitStack() as stack:
+        stands = {n: stack.enter_context(a_stand(options, n)) for n in options.workers}
+        for stand in stands.values():
+            stand.ask(LoadOrder((stand.gateway,), connections, requests=_WARM_UP_REQUESTS))
+        for number in range(options.rounds):
+            progress(f"{options.workers} workers, round {number + 1} of {options.rounds}")
+            for workers, stand in stands.items():
+                order = LoadOrder((stand.gateway,), connections, seconds=options.round_s)
+                heard, cpu_s = stand.ask_one(order)
+                rates[workers].append(len(heard.answers_s) / heard.took_s)
+                cpu_of_1000_s[workers].append(cpu_s * 1e3 / len(heard.answers_s))
+    base = rates[options.workers[0]]
+    for workers, values in rates.items():
+        labels = {"workers": str(workers), "connections": str(connections)}
+        ratios = [value / first for value, first in zip(values, base, strict=True)]
+        yield _measure("requests_by_workers", "1/s", values, labels, "higher")
+        yield _measure("requests_ratio", "ratio", ratios, labels, "higher")
+        yield _measure("cpu_by_workers", "s", cpu_of_1000_s[workers], labels, "lower")
 
 
 def _streams(stand: Stand, options: Options, streams: int, progress: Progress) -> Iterator[Measure]:
     cpu_us: list[float] = []
-    first_ms: dict[str, list[float]] = {side: [] for side in _SIDES}
+    first_s: dict[str, list[float]] = {side: [] for side in _SIDES}
     together: list[float] = []
     for number in range(options.rounds):
         progress(f"{streams} streams, round {number + 1} of {options.rounds}")
         for side, target in zip(_SIDES, (stand.direct, stand.gateway), strict=True):
             order = LoadOrder((target,), streams, requests=streams, events=options.events)
             heard, cpu_s = stand.ask_one(order)
-            first_ms[side].append(_median(heard.first_s) * 1e3)
+            first_s[side].append(_median(heard.first_s))
             if side == "gateway":
                 cpu_us.append(cpu_s * 1e6 / heard.events)
                 together.append(_events_a_read(heard))
     labels = {"streams": str(streams)}
-    for side, values in first_ms.items():
-        yield _measure("first_event", "ms", values, labels | {"side": side}, "lower")
+    for side, values in first_s.items():
+        yield _measure("first_event", "s", values, labels | {"side": side}, "lower")
     yield _measure("cpu_per_event", "us", cpu_us, labels, "lower")
     yield _measure("events_per_read", "count", together, labels, None)
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 
+from kv_store.lmcache_client import Placed, Prefix
+from kv_store.placing import KVOrder
 from workers.engine import (
     Endpoint,
     EngineError,
@@ -63,6 +65,9 @@ class StandingPool:
 
     async def sleep(self, replica: str, rest: Rest) -> Report:
         raise EngineError("this engine does not sleep")
+
+    async def kv(self, node: str, order: KVOrder, prefix: Prefix, limit_s: float) -> Placed:
+        raise EngineError("these engines keep no KV")
 
     async def wake(self, replica: str) -> Report:
         raise EngineError("this engine does not sleep")

@@ -17,7 +17,6 @@ from benchmarks.gateway.load import Heard, LoadOrder
 from benchmarks.gateway.options import Options
 from benchmarks.gateway.quick_engine import Script
 
-MODEL = "bench"
 _heard = TypeAdapter(list[Heard])
 
 
@@ -39,15 +38,27 @@ class Stand:
 
 
 @contextmanager
-def a_stand(options: Options) -> Iterator[Stand]:
-    key = secrets.token_urlsafe()
-    script = Script(key, MODEL, options.events, options.event_interval_s)
+def a_stand(options: Options, workers: int = 0) -> Iterator[Stand]:
     with (
-        running("benchmarks.gateway.engine") as engine,
+        _an_engine(options) as direct,
         running("benchmarks.gateway.gateway") as controller,
         running("benchmarks.gateway.load") as load,
     ):
-        port = engine.ask(EngineOrder(options.engine, script))
-        door = controller.ask(GatewayOrder(MODEL, port, key))
-        direct = Target(port, key, MODEL)
-        yield Stand(direct, Target(door["port"], door["key"], MODEL), controller, load)
+        order = GatewayOrder(options.model, direct.host, direct.port, direct.key, workers)
+        door = controller.ask(order)
+        gateway = Target(door["port"], door["key"], options.model)
+        yield Stand(direct, gateway, controller, load)
+
+
+@contextmanager
+def _an_engine(options: Options) -> Iterator[Target]:
+    kind = options.own_engine
+    if kind is None:
+        host, port = options.place()
+        yield Target(port, options.engine_key, options.model, host)
+        return
+    key = secrets.token_urlsafe()
+    script = Script(key, options.model, options.events, options.event_interval_s)
+    with running("benchmarks.gateway.engine") as engine:
+        port = engine.ask(EngineOrder(kind, script))
+        yield Target(port, key, options.model)

@@ -27,7 +27,11 @@ def command(
         ),
     ] = None,
     policy: Annotated[
-        str, typer.Option(help="torpor, fifo-swap, fifo-sleep, ready-first, no-sleep, or all.")
+        str,
+        typer.Option(
+            help="torpor, torpor-lru, torpor-lfu, fifo-swap, fifo-sleep, ready-first, "
+            "no-sleep, or all."
+        ),
     ] = "torpor",
     ttft: Annotated[
         float | None, typer.Option(help="Objective: seconds to the first token.", min=0.001)

@@ -52,7 +52,8 @@ def fake_settings() -> Settings:
 
 
 def undisturbed(settings: Settings, directory: Path) -> Settings:
-    """The same models and budgets, where nothing happens unasked; files below ``directory``."""
+    """The same models and budgets, where nothing happens unasked; files below ``directory``. The
+    file they came from is not read again."""
     return replace(
         settings,
         models=tuple(_unmoved(model) for model in settings.models),
@@ -60,6 +61,7 @@ def undisturbed(settings: Settings, directory: Path) -> Settings:
         server=replace(settings.server, host="127.0.0.1", port=0, keys=()),
         state_dir=directory / "state",
         log_dir=directory / "state" / "logs",
+        source=None,
     )
 
 

@@ -2,38 +2,76 @@
 
 from __future__ import annotations
 
-import pytest
+import json
+from pathlib import Path
 
-from benchmarks.gateway.measuring import run
-from benchmarks.gateway.options import Options
-from benchmarks.result import Measure
+import pytest
+from typer.testing import CliRunner
+
+from benchmarks.cli import app
+from benchmarks.gateway.options import Options, parse_counts
+from benchmarks.result import Measure, read
+from benchmarks.running import BenchError
+
+BRIEFLY = (
+    *("--rounds", "2", "--round-s", "0.05", "--requests", "10", "--connections", "2"),
+    *("--streams", "2", "--events", "5", "--event-interval", "0.001"),
+)
 
 
 @pytest.mark.parametrize("engine", ["quick", "fake"])
-def test_both_sides_are_measured(engine: str) -> None:
-    options = Options(
-        engine=engine,  # type: ignore[arg-type]
-        connections=(2,),
-        rounds=2,
-        round_s=0.05,
-        sequential_pairs=5,
-        streams=(2,),
-        events=5,
-        event_interval_s=0.001,
-        memory_requests=100,
-    )
-    said: list[str] = []
-    found = run(options, said.append)
-    assert said
+def test_both_sides_are_measured(engine: str, tmp_path: Path) -> None:
+    file = tmp_path / "result.json"
+    asked = ["bench", "gateway", "--engine", engine, *BRIEFLY, "--memory-requests", "100"]
+    done = CliRunner().invoke(app, [*asked, "--out", str(file), "--json"])
+    assert done.exit_code == 0, done.output
+    found = list(read(file).measures)
+    assert len(json.loads(done.stdout)["measures"]) == len(found)
     assert {measure.name for measure in found} == {
         *("latency", "requests", "cpu_per_1000_requests", "first_event"),
         *("cpu_per_event", "events_per_read", "rss", "rss_growth"),
     }
     for side in ("direct", "gateway"):
         (rate,) = select(found, "requests", side=side)
-        assert len(rate.values) == options.rounds
+        assert len(rate.values) == 2
         assert min(rate.values) > 0
+    (added,) = select(found, "latency", what="answer", side="added", percentile="median")
+    assert len(added.values) == 2
+
+
+def test_an_engine_that_is_none_is_one_clear_line() -> None:
+    done = CliRunner().invoke(app, ["bench", "gateway", "--engine", "slow", *BRIEFLY])
+    assert done.exit_code == 2
+    assert "http://HOST:PORT" in done.output
+
+
+def test_a_running_engine_is_named_by_its_url() -> None:
+    assert Options(engine="http://10.0.0.7:8100").place() == ("10.0.0.7", 8100)
+    with pytest.raises(BenchError):
+        Options(engine="http://x:port").place()
+
+
+def test_counts() -> None:
+    assert parse_counts("1, 16") == (1, 16)
+    assert parse_counts("") == ()
+    for wrong in ("0", "a", "1;2"):
+        with pytest.raises(BenchError):
+            parse_counts(wrong)
 
 
 def select(found: list[Measure], name: str, **labels: str) -> list[Measure]:
     return [one for one in found if one.name == name and labels.items() <= one.labels.items()]
+
+
+def test_carriers_are_compared(tmp_path: Path) -> None:
+    file = tmp_path / "result.json"
+    nothing = ("--requests", "0", "--connections", "", "--streams", "", "--memory-requests", "0")
+    asked = ["bench", "gateway", *nothing, "--rounds", "2", "--round-s", "0.05"]
+    done = CliRunner().invoke(app, [*asked, "--workers", "0,1", "--out", str(file)])
+    assert done.exit_code == 0, done.output
+    found = list(read(file).measures)
+    for workers in ("0", "1"):
+        (rate,) = select(found, "requests_by_workers", workers=workers)
+        assert min(rate.values) > 0
+    (ratio,) = select(found, "requests_ratio", workers="0")
+    assert ratio.values == (1.0, 1.0)

@@ -1,0 +1,105 @@
+"""A prompt of so many tokens, streamed and timed to its first token as a client sees it."""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+import httpx
+
+from benchmarks.running import BenchError
+from benchmarks.wake.asking import Clock, Told, Unanswered
+
+_PATH = "/v1/completions"
+_FOUND = re.compile(r"(?:: torpor kv )?hit=(?P<hit>\d+) of \d+ tier=(?P<tier>\w+)$")
+_IDS = range(1_000, 20_000)
+"""Ordinary tokens of any vocabulary."""
+_NO_LIMIT = httpx.Timeout(None, connect=5.0)
+
+Prompt = list[int]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """``hit`` tokens of the prompt were found, in ``tier`` at the deepest."""
+
+    first_s: float
+    text: str
+    hit: int
+    tier: str
+
+
+@dataclass(slots=True)
+class Prompts:
+    """Never the same one twice, and none that begins as another one."""
+
+    seed: int
+    _chance: random.Random = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._chance = random.Random(self.seed)
+
+    def fresh(self, tokens: int) -> Prompt:
+        return [self._chance.choice(_IDS) for _ in range(tokens)]
+
+
+class Asker:
+    """Asks one model of a fleet. Every method raises BenchError where there is no answer."""
+
+    def __init__(self, http: httpx.Client, model: str, clock: Clock = time.perf_counter) -> None:
+        self._http = http
+        self._model = model
+        self._clock = clock
+
+    def ask(self, prompt: Prompt, tokens: int = 8) -> Answer:
+        body = {
+            "model": self._model,
+            "prompt": prompt,
+            "max_tokens": tokens,
+            "ignore_eos": True,
+            "temperature": 0,
+            "stream": True,
+        }
+        began = self._clock()
+        try:
+            with self._http.stream("POST", _PATH, json=body) as response:
+                return self._read(response, began)
+        except (Unanswered, httpx.TransportError) as error:
+            reason = error or type(error).__name__
+            raise BenchError(f"{self._model} did not answer: {reason}") from error
+
+    def _read(self, response: httpx.Response, began: float) -> Answer:
+        if response.status_code != 200:
+            response.read()
+            raise Unanswered(f"{response.status_code} {response.text[:200]}")
+        lines = _Lines()
+        told = Told()
+        told.read(lines.passed(response.iter_lines()), self._clock)
+        found = _FOUND.match(response.headers.get("x-torpor-kv", "")) or lines.found
+        hit, tier = (int(found["hit"]), found["tier"]) if found else (0, "none")
+        return Answer(told.heard(began).first_s, "".join(lines.text), hit, tier)
+
+
+@dataclass(slots=True)
+class _Lines:
+    """What of a stream is not its times."""
+
+    text: list[str] = field(default_factory=list)
+    found: re.Match[str] | None = None
+
+    def passed(self, lines: Iterable[str]) -> Iterator[str]:
+        for line in lines:
+            yield line
+            if line.startswith(": "):
+                self.found = _FOUND.match(line) or self.found
+            elif line.startswith("data: {"):
+                choices = json.loads(line.removeprefix("data: ")).get("choices") or [{}]
+                self.text.append(choices[0].get("text") or "")
+
+
+def client_of(url: str) -> httpx.Client:
+    return httpx.Client(base_url=url, timeout=_NO_LIMIT, trust_env=False)
