@@ -261,11 +261,15 @@ def test_torpor_takes_the_fleet_yaml(case: Path, helm: str, tmp_path: Path, run:
 
 @cases
 def test_fleet_yaml_is_the_values_and_what_the_chart_decides(case: Path) -> None:
-    given = yaml.safe_load(case.read_text())["fleet"]
+    values = yaml.safe_load(case.read_text())
+    given = values["fleet"]
     made = yaml.safe_load(fleet_text(documents(rendered(case))))
     for key in ("models", "policy", "defaults", "journal", "log_level"):
         assert made.get(key) == given.get(key)
+    drain_s = values.get("controller", {}).get("drainSeconds", 60)
     decided = {"host": "0.0.0.0", "port": 8000, "keys_file": "keys.yaml"}
+    decided |= {"unready_s": 5, "drain_s": drain_s}
+    assert made["log_dir"] == "-"
     assert made["server"] == given.get("server", {}) | decided
     assert made["state_dir"] == "/var/lib/torpor"
 
@@ -322,5 +326,25 @@ def test_time_outs_outlast_a_wake() -> None:
 def test_a_drain_ends_before_its_pod_does() -> None:
     for case in ALL:
         controller = of_kind(documents(rendered(case)), "Deployment")[0]["spec"]["template"]["spec"]
-        sleep = controller["containers"][0]["lifecycle"]["preStop"]["exec"]["command"]
-        assert int(sleep[1]) + 30 < controller["terminationGracePeriodSeconds"]
+        server = yaml.safe_load(fleet_text(documents(rendered(case))))["server"]
+        leaves_s = server["unready_s"] + server["drain_s"]
+        assert server["unready_s"] > 0
+        assert leaves_s + 30 < controller["terminationGracePeriodSeconds"]
+
+
+def test_models_are_taken_over_while_the_pod_runs_and_the_rest_by_another(
+    attempt: Attempt,
+) -> None:
+    def mark(**changes: Any) -> str:
+        values = values_of("gpu")
+        values["controller"] = changes.pop("controller", {})
+        values["fleet"] |= changes
+        pod = of_kind(documents(attempt(values)), "Deployment")[0]["spec"]["template"]
+        return str(pod["metadata"]["annotations"]["torpor.dev/fleet"])
+
+    models = [{"name": "other", "path": "/models/other", "replicas": {"min": 2, "max": 3}}]
+    other = {"models": models}
+    always = {"controller": {"restartOnChange": True}}
+    assert mark(**other) == mark()
+    assert mark(log_level="debug") != mark()
+    assert mark(**other, **always) != mark(**always)

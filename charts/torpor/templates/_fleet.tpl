@@ -8,12 +8,27 @@
 {{- .Values.ray.address | default (printf "%s-head-svc:6379" (include "torpor.name" .)) -}}
 {{- end }}
 
+{{/* After the signal to stop, while endpoints and proxies learn that the Pod is leaving. */}}
+{{- define "torpor.unreadySeconds" -}}5{{- end }}
+
+{{/* What of fleet.yaml counts only at a start of the controller, or all of it. */}}
+{{- define "torpor.fleetMark" -}}
+{{- $fleet := include "torpor.fleet" . -}}
+{{- if not .Values.controller.restartOnChange -}}
+{{- $fleet = omit (fromJson $fleet) "models" "defaults" | toJson -}}
+{{- end -}}
+{{- sha256sum $fleet -}}
+{{- end }}
+
 {{/* As JSON, which is YAML: whole numbers stay whole. */}}
 {{- define "torpor.fleet" -}}
 {{- $fleet := deepCopy .Values.fleet -}}
 {{- $_ := set $fleet "device" (include "torpor.device" .) -}}
 {{- $_ := set $fleet "state_dir" (include "torpor.state" .) -}}
+{{- $_ := set $fleet "log_dir" "-" -}}
 {{- $server := dict "host" "0.0.0.0" "port" (include "torpor.port" . | int) "keys_file" "keys.yaml" -}}
+{{- $_ := set $server "unready_s" (include "torpor.unreadySeconds" . | int) -}}
+{{- $_ := set $server "drain_s" (int .Values.controller.drainSeconds) -}}
 {{- $_ := set $fleet "server" (mergeOverwrite (dict) ($fleet.server | default dict) $server) -}}
 {{- $ray := dict "address" (include "torpor.rayAddress" .) -}}
 {{- $_ := set $fleet "ray" (mergeOverwrite (dict) ($fleet.ray | default dict) $ray) -}}
@@ -61,7 +76,9 @@ Prefix /fleet
 {{- $processes := 0 -}}
 {{- range .root.Values.fleet.models -}}
 {{- $all := mergeOverwrite (dict "replicas" 1 "tensor_parallel" 1) $defaults . -}}
-{{- $processes = add $processes (mul (int $all.replicas) (int $all.tensor_parallel)) -}}
+{{- $replicas := $all.replicas -}}
+{{- if kindIs "map" $replicas -}}{{- $replicas = $replicas.max | default 1 -}}{{- end -}}
+{{- $processes = add $processes (mul (int $replicas) (int $all.tensor_parallel)) -}}
 {{- end -}}
 {{- max 1024 (add (include "torpor.objectStoreMib" .root | int) (mul 256 $processes)) -}}
 {{- end -}}
