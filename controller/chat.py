@@ -53,12 +53,14 @@ class Chat:
         system: str | None,
         max_tokens: int,
         temperature: float | None,
+        conversation: str | None = None,
     ) -> None:
         self._fleet = fleet
         self._model = model
         self._options: dict[str, Any] = {"max_tokens": max_tokens, "stream": True}
         if temperature is not None:
             self._options["temperature"] = temperature
+        self._headers = {"x-conversation-id": conversation} if conversation else {}
         self._turns = [{"role": "system", "content": system}] if system else []
 
     def ask(self, message: str) -> Answer:
@@ -85,7 +87,8 @@ class Chat:
         turns = [*self._turns, {"role": "user", "content": message}]
         body = {"model": self._model, "messages": turns, **self._options}
         began = time.monotonic()
-        with self._fleet.stream("POST", "/v1/chat/completions", json=body) as response:
+        asked = {"json": body, "headers": self._headers}
+        with self._fleet.stream("POST", "/v1/chat/completions", **asked) as response:
             reading = _Reading(_figures_in(response.headers))
             _read(response.iter_lines(), reading, waiting, writing)
         self._turns = [*turns, {"role": "assistant", "content": reading.text}]

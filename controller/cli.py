@@ -17,7 +17,7 @@ from typing import Annotated
 
 import typer
 
-from controller import cli_fleet, cli_setup
+from controller import cli_conversations, cli_fleet, cli_setup
 from controller.cli_common import EXIT_CODES, USAGE, Commands, Json
 
 _DEFAULT_CONFIG = Path("fleet.yaml")
@@ -33,6 +33,7 @@ app = typer.Typer(
 )
 app.add_typer(cli_fleet.app)
 app.add_typer(cli_setup.app)
+app.add_typer(cli_conversations.app, name="conversations", rich_help_panel="A running fleet")
 
 
 @app.command()
@@ -47,12 +48,18 @@ def serve(
     ] = None,
     host: Annotated[str | None, typer.Option(help="Over the configuration's.")] = None,
     port: Annotated[int | None, typer.Option(min=0, max=65535, help="0: any free one.")] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            min=0, max=64, help="Processes that carry bytes, beside the one that decides."
+        ),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Start a fleet; Ctrl-C stops all of it."""
     from controller.settings import from_models, load
 
-    server = {"host": host, "port": port}
+    server = {"host": host, "port": port, "workers": workers}
     if model and config:
         raise typer.BadParameter("give CONFIG or --model, not both")
     settings = from_models(model, server=server) if model else load(_config(config), server=server)
@@ -92,6 +99,7 @@ def join_command_groups(to: typer.Typer) -> None:
 
 def main() -> None:
     own = {command.name or getattr(command.callback, "__name__", "") for command in _commands()}
+    own.add("conversations")
     if len(sys.argv) < 2 or sys.argv[1] not in own:
         try:
             join_command_groups(app)

@@ -11,6 +11,7 @@ from controller.config_errors import ConfigError
 
 if TYPE_CHECKING:
     from controller.client import FleetClient
+    from controller.ports import OperationView
 
 FAILED, USAGE, UNREACHABLE, INTERRUPTED = 1, 2, 3, 130
 
@@ -73,3 +74,17 @@ def connect(url: str, key: str | None) -> FleetClient:
     from controller.client import FleetClient
 
     return FleetClient(url, key)
+
+
+def finish(operation: OperationView, json: bool) -> None:
+    """Say how an order ended, or that it goes on; exits where it failed."""
+    from controller.terminal import complain, operation_line, print_json, say
+
+    if json:
+        print_json(operation)
+    elif operation.status == "failed":
+        complain(operation_line(operation))
+    else:
+        say(operation_line(operation))
+    if operation.status == "failed":
+        raise typer.Exit(FAILED)

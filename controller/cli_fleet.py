@@ -9,7 +9,6 @@ import typer
 
 from controller.cli_common import (
     DEFAULT_URL,
-    FAILED,
     Json,
     Key,
     Level,
@@ -17,11 +16,11 @@ from controller.cli_common import (
     NoWait,
     Url,
     connect,
+    finish,
 )
 
 if TYPE_CHECKING:
     from controller.client import FleetClient
-    from controller.ports import OperationView
 
 _PANEL = "A running fleet"
 _REFRESH_S = 1.0
@@ -73,7 +72,7 @@ def wake(
 ) -> None:
     """Wake a model, or start it; also one that was given up on."""
     with connect(url, key) as fleet:
-        _finish(fleet.wake(model, wait=not no_wait), json)
+        finish(fleet.wake(model, wait=not no_wait), json)
 
 
 @app.command(rich_help_panel=_PANEL)
@@ -87,7 +86,7 @@ def sleep(
 ) -> None:
     """Put a model to sleep once its requests have ended."""
     with connect(url, key) as fleet:
-        _finish(fleet.sleep(model, level, wait=not no_wait), json)
+        finish(fleet.sleep(model, level, wait=not no_wait), json)
 
 
 @app.command(rich_help_panel=_PANEL)
@@ -107,7 +106,7 @@ def switch(
 ) -> None:
     """Wake one model in the place of another, which sleeps at that level."""
     with connect(url, key) as fleet:
-        _finish(fleet.switch(to, source, level, wait=not no_wait), json)
+        finish(fleet.switch(to, source, level, wait=not no_wait), json)
 
 
 @app.command(rich_help_panel=_PANEL)
@@ -120,20 +119,7 @@ def stop(
 ) -> None:
     """Stop a model's engines once its requests have ended; a request starts them again."""
     with connect(url, key) as fleet:
-        _finish(fleet.stop(model, wait=not no_wait), json)
-
-
-def _finish(operation: OperationView, json: bool) -> None:
-    from controller.terminal import complain, operation_line, print_json, say
-
-    if json:
-        print_json(operation)
-    elif operation.status == "failed":
-        complain(operation_line(operation))
-    else:
-        say(operation_line(operation))
-    if operation.status == "failed":
-        raise typer.Exit(FAILED)
+        finish(fleet.stop(model, wait=not no_wait), json)
 
 
 @app.command(rich_help_panel=_PANEL)
@@ -189,6 +175,9 @@ def chat(
     temperature: Annotated[
         float | None, typer.Option(min=0, help="0: greedy.", show_default="the model's")
     ] = None,
+    conversation: Annotated[
+        str | None, typer.Option(help="A name under which the fleet keeps its KV.")
+    ] = None,
     json: Json = False,
     url: Url = DEFAULT_URL,
     key: Key = None,
@@ -198,7 +187,7 @@ def chat(
     from controller.terminal import print_json
 
     with connect(url, key) as fleet:
-        talk = Chat(fleet, model, system, max_tokens, temperature)
+        talk = Chat(fleet, model, system, max_tokens, temperature, conversation)
         if message is None:
             converse(talk)
         elif json:

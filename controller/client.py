@@ -13,6 +13,11 @@ from urllib.parse import quote
 import httpx
 from pydantic import TypeAdapter, ValidationError
 
+from controller.client_conversations import (
+    AsyncConversation,
+    Conversation,
+    ConversationOrders,
+)
 from controller.ports import FleetEvent, FleetView, ModelView, OperationView
 
 _View = TypeVar("_View")
@@ -69,51 +74,51 @@ class FleetClient:
         self._http.close()
 
     def fleet(self) -> FleetView:
-        return self._read(FleetView, self._ask("GET", "/fleet"))
+        return self.read(FleetView, self.ask("GET", "/fleet"))
 
     def models(self) -> tuple[ModelView, ...]:
         return self.fleet().models
 
     def model(self, model: str) -> ModelView:
-        return self._read(ModelView, self._ask("GET", _of(model)))
+        return self.read(ModelView, self.ask("GET", _of(model)))
 
     def why(self, model: str) -> list[dict[str, Any]]:
         """The model's story, oldest first: ``at`` (Unix seconds), ``replica``, ``what``."""
-        story = self._ask("GET", _of(model, "why"))["story"]
+        story = self.ask("GET", _of(model, "why"))["story"]
         return [dict(step) for step in story]
 
     def wake(self, model: str, *, wait: bool = True) -> OperationView:
-        return self._order(_of(model, "wake"), None, wait)
+        return self.order(_of(model, "wake"), None, wait)
 
     def sleep(self, model: str, level: int = 1, *, wait: bool = True) -> OperationView:
-        return self._order(_of(model, "sleep"), {"level": level}, wait)
+        return self.order(_of(model, "sleep"), {"level": level}, wait)
 
     def stop(self, model: str, *, wait: bool = True) -> OperationView:
-        return self._order(_of(model, "stop"), None, wait)
+        return self.order(_of(model, "stop"), None, wait)
 
     def switch(
         self, to: str, source: str | None = None, level: int | None = None, *, wait: bool = True
     ) -> OperationView:
         body = {"to": to, "from": source, "level": level}
         written = {key: value for key, value in body.items() if value is not None}
-        return self._order("/fleet/switch", written, wait)
+        return self.order("/fleet/switch", written, wait)
 
     def pin(self, model: str) -> None:
-        self._ask("POST", _of(model, "pin"))
+        self.ask("POST", _of(model, "pin"))
 
     def unpin(self, model: str) -> None:
-        self._ask("POST", _of(model, "unpin"))
+        self.ask("POST", _of(model, "unpin"))
 
     def add_model(self, entry: dict[str, object], *, wait: bool = True) -> OperationView:
         """``entry``: one of fleet.yaml's ``models``."""
-        return self._order("/fleet/models", entry, wait)
+        return self.order("/fleet/models", entry, wait)
 
     def remove_model(self, model: str, *, wait: bool = True) -> OperationView:
-        return self._order(_of(model), None, wait, method="DELETE")
+        return self.order(_of(model), None, wait, method="DELETE")
 
     def operation(self, operation: str) -> OperationView:
-        found = self._ask("GET", f"/fleet/operations/{quote(operation, safe='')}")
-        return self._read(OperationView, found)
+        found = self.ask("GET", f"/fleet/operations/{quote(operation, safe='')}")
+        return self.read(OperationView, found)
 
     def events(self, after: int | None = None) -> Iterator[FleetEvent]:
         """From just after event ``after``, or from the present on; ends with the connection."""
@@ -130,36 +135,84 @@ class FleetClient:
                 raise _refusal(response)
             yield response
 
-    def _order(self, path: str, body: Any, wait: bool, method: str = "POST") -> OperationView:
-        query = {"wait": "true" if wait else "false"}
+    @property
+    def conversations(self) -> ConversationOrders:
+        """Of every conversation that the key may see."""
+        return ConversationOrders(self)
+
+    def conversation(self, model: str, id: str | None = None) -> Conversation:
+        """To talk in; an id of its own without one."""
+        return Conversation(self, model, id)
+
+    def order(
+        self, path: str, body: Any, wait: bool, method: str = "POST", **query: str
+    ) -> OperationView:
+        """An operation, at its end if that is waited for."""
+        query["wait"] = "true" if wait else "false"
         try:
-            found = self._ask(method, path, params=query, json=body)
+            found = self.ask(method, path, params=query, json=body)
         except FleetError as refused:
             if refused.operation is None:
                 raise
             found = refused.operation
-        operation = self._read(OperationView, found)
+        operation = self.read(OperationView, found)
         while wait and operation.status == "running":
             # The fleet waits only so long for us; it was long.
             time.sleep(_ASK_AGAIN_S)
             operation = self.operation(operation.operation)
         return operation
 
-    def _ask(self, method: str, path: str, **request: Any) -> Any:
+    def ask(self, method: str, path: str, **request: Any) -> Any:
         with _reached(self._http.base_url):
             response = self._http.request(method, path, **request)
-        if response.is_error:
-            raise _refusal(response)
-        try:
-            return response.json() if response.content else {}
-        except ValueError as error:
-            raise FleetUnreachable(f"{self._http.base_url} is no torpor fleet") from error
+        return _told(response)
 
-    def _read(self, view: type[_View], found: Any) -> _View:
+    def read(self, view: type[_View], found: Any) -> _View:
         try:
             return TypeAdapter(view).validate_python(found)
         except ValidationError as error:
             raise FleetUnreachable(f"{self._http.base_url} is another version's fleet") from error
+
+
+class AsyncFleetClient:
+    """For conversations in asynchronous code; what raises is the same."""
+
+    def __init__(
+        self, url: str, key: str | None = None, transport: httpx.AsyncBaseTransport | None = None
+    ) -> None:
+        headers = {"authorization": f"Bearer {key}"} if key else {}
+        timeout = httpx.Timeout(None, connect=5.0)
+        self._http = httpx.AsyncClient(
+            base_url=url, headers=headers, timeout=timeout, transport=transport, trust_env=False
+        )
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self._http.aclose()
+
+    def conversation(self, model: str, id: str | None = None) -> AsyncConversation:
+        return AsyncConversation(self.ask, model, id)
+
+    async def ask(self, method: str, path: str, **request: Any) -> Any:
+        with _reached(self._http.base_url):
+            response = await self._http.request(method, path, **request)
+        return _told(response)
+
+
+def _told(response: httpx.Response) -> Any:
+    if response.is_error:
+        raise _refusal(response)
+    try:
+        return response.json() if response.content else {}
+    except ValueError as error:
+        raise FleetUnreachable(f"{response.url} is no torpor fleet") from error
 
 
 def _of(model: str, act: str = "") -> str:

@@ -53,6 +53,8 @@ def key_path(loc: Iterable[str | int]) -> str:
     """``("models", 1, "name")`` → ``models[1].name``."""
     path = ""
     for step in loc:
+        if str(step).startswith("<"):  # a tag: one of several ways to write a value
+            continue
         if isinstance(step, int):
             path += f"[{step}]"
         else:

@@ -10,23 +10,28 @@ import json
 import sys
 from collections.abc import Iterator
 from math import inf
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
+    Discriminator,
     Field,
+    Tag,
     ValidationInfo,
     WithJsonSchema,
     field_validator,
+    model_validator,
 )
 
+from controller.core.conversations import ConversationLimits
 from controller.core.names import CostGuess, FleetPolicy, Ladder, ModelName, ModelSpec
 
 _POLICY = FleetPolicy()
 _COSTS = CostGuess()
 _LADDER = Ladder()
+_CONVERSATIONS = ConversationLimits()
 _MODEL = ModelSpec(ModelName(""), {})
 
 
@@ -82,7 +87,13 @@ class ServerSection(Section):
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 8000
     """0: any free one."""
+    workers: Annotated[int, Field(ge=0, le=64)] = 0
+    """Processes that carry the bytes of requests, beside the one that decides. 0: that one does."""
     max_body_mib: Size = 64.0
+    unready_s: Duration = 0.0
+    """After a signal to stop, requests are still taken for so long while ``/readyz`` says 503."""
+    drain_s: Duration = 5.0
+    """Then no more are taken, and running responses may go on for so long."""
     keys: list[KeySection] = []
     keys_file: str | None = None
     """A YAML list of such entries, beside this file."""
@@ -121,9 +132,42 @@ class CostSection(Section):
     stop_s: Duration = _COSTS.stop_s
 
 
+class PriceSection(Section):
+    """In any one currency; ``idle: auto`` goes by them."""
+
+    device_gib_hour: Duration | None = None
+    """Of device memory; none: 0.04, without a GPU that of host memory."""
+    host_gib_hour: Duration = _POLICY.prices.host_gib_hour
+    waiting_hour: Duration = _POLICY.prices.waiting_hour
+    """Of a client that waits for a model to come back."""
+
+
+class LimitSection(Section):
+    """Requests at a time; none: as many as come."""
+
+    running: Count | None = None
+    """One more waits."""
+    waiting: Annotated[int, Field(ge=0)] | None = None
+    """One more gets 429."""
+
+
+class TenantLimitSection(Section):
+    tenant: LimitSection = LimitSection()
+    """Of each tenant that has none of its own."""
+    tenants: dict[str, LimitSection] = {}
+
+
 class PolicySection(Section):
     backlog_limit: Annotated[int, Field(ge=0)] = _POLICY.backlog_limit
     evict_to: RestName = "level_1"
+    eviction: Literal["cost", "lru", "lfu"] = "cost"
+    """Whom an eviction takes first."""
+    popularity_half_life_s: Seconds = _POLICY.popularity_half_life_s
+    """For ``cost`` and ``lfu``: having been wanted so long ago counts half."""
+    most_sleepers: Annotated[int, Field(ge=0)] | None = _POLICY.most_sleepers
+    """On each node; of one more, the one that is missed least is stopped. None: no limit."""
+    maximum_wait_behind_s: SecondsOrNever = _POLICY.maximum_wait_behind_s
+    """Whoever has waited so long drains others however short they have been awake."""
     restart_backoff_s: Duration = _POLICY.restart_backoff_s
     minimum_awake_s: Duration = _POLICY.minimum_awake_s
     busy_leases: Count = _POLICY.busy_leases
@@ -134,6 +178,7 @@ class PolicySection(Section):
     """Start every model once at boot, as far as memory goes."""
     prefetch_at_once: Count = _POLICY.prefetch_at_once
     costs: CostSection = CostSection()
+    prices: PriceSection = PriceSection()
 
 
 class TimeoutSection(Section):
@@ -176,6 +221,20 @@ class KVSection(Section):
     chunk_tokens: Annotated[int, Field(ge=128, multiple_of=128)] = 128
 
 
+class ConversationsSection(Section):
+    """Of requests that name a conversation (``x-conversation-id``)."""
+
+    hibernate_after_s: SecondsOrNever = _CONVERSATIONS.lifetimes.hibernate_after_s
+    """Seconds since the last use, after which KV goes to the durable tier and out of host
+    memory."""
+    expire_after_s: SecondsOrNever = _CONVERSATIONS.lifetimes.expire_after_s
+    """Then a conversation and its KV are deleted."""
+    limit: Count = _CONVERSATIONS.total
+    """One more is refused."""
+    waiting: Annotated[int, Field(ge=0)] = _CONVERSATIONS.waiting
+    """Requests of one conversation behind the one that runs; one more is refused."""
+
+
 class IdleSection(Section):
     """Seconds since the end of the last response; each step a time or ``never``."""
 
@@ -194,6 +253,14 @@ class IdleSection(Section):
         return value
 
 
+LADDER_TAG, AUTO_TAG = "<ladder>", "<auto>"
+"""Of the two ways to write ``idle``; pydantic puts them into the paths of what it finds."""
+Idle = Annotated[
+    Annotated[IdleSection, Tag(LADDER_TAG)] | Annotated[Literal["auto"], Tag(AUTO_TAG)],
+    Discriminator(lambda value: AUTO_TAG if isinstance(value, str) else LADDER_TAG),
+]
+
+
 class FootprintSection(Section):
     """What is known better than the estimate; device sizes are for each device."""
 
@@ -207,18 +274,62 @@ class FootprintSection(Section):
     host_level_2_gib: SizeOrZero | None = None
 
 
+class ReplicaSection(Section):
+    """How many engines of one model."""
+
+    min: Count = _MODEL.least_replicas
+    """So many are kept awake while the model is in use, as far as memory is free."""
+    max: Count = _MODEL.replicas
+
+    @model_validator(mode="after")
+    def _is_a_range(self) -> Self:
+        if self.max < self.min:
+            raise ValueError(f"max must be ≥ min ({self.min})")
+        return self
+
+
+def _as_range(value: object) -> object:
+    """A number by itself is the maximum; the minimum is 1."""
+    if isinstance(value, ReplicaSection | dict):
+        return value
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise ValueError("must be a whole number, or {min, max}")
+    if value < 1:
+        raise ValueError("must be ≥ 1")
+    return {"min": 1, "max": value}
+
+
+_COUNT_SCHEMA = {"type": "integer", "minimum": 1}
+_REPLICAS_SCHEMA = {
+    "anyOf": [
+        _COUNT_SCHEMA,
+        {
+            "type": "object",
+            "additionalProperties": False,
+            "properties": {"min": _COUNT_SCHEMA, "max": _COUNT_SCHEMA},
+        },
+    ]
+}
+Replicas = Annotated[ReplicaSection, BeforeValidator(_as_range), WithJsonSchema(_REPLICAS_SCHEMA)]
+
+
 class ModelDefaults(Section):
     """What ``defaults`` may hold; a model's own keys win, mappings are merged key by key."""
 
     kind: Literal["vllm", "fake"] = "vllm"
-    replicas: Count = _MODEL.replicas
+    replicas: Replicas = ReplicaSection()
+    """How many engines there may be of it: a number, or ``{min, max}``."""
+    spread: Literal["node", "none"] = "node"
+    """Replicas of one model on different nodes, where there is room on several."""
     tensor_parallel: Count = _MODEL.devices_per_replica
     kv_cache_gib: Size | None = None
     """On each device; none: 0.25 without a GPU, 4 on one."""
     engine_args: dict[str, Any] = {}
     """vLLM's own arguments by their Python names (``max_model_len``, ``dtype``, …)."""
     env: dict[str, str] = {}
-    idle: IdleSection = IdleSection()
+    idle: Idle = IdleSection()
+    """A ladder, or ``auto``: one that follows from ``policy.prices`` and measured costs."""
+    limits: LimitSection = LimitSection()
     deepest: RestName = "stopped"
     pinned: bool = _MODEL.pinned
     keeps_kv: bool = True
@@ -255,15 +366,17 @@ class FleetFile(Section):
     server: ServerSection = ServerSection()
     memory: MemorySection = MemorySection()
     policy: PolicySection = PolicySection()
+    limits: TenantLimitSection = TenantLimitSection()
     timeouts: TimeoutSection = TimeoutSection()
     journal: JournalSection = JournalSection()
     ray: RaySection = RaySection()
     kv: KVSection | None = None
     """None: what requests computed is lost at each sleep."""
+    conversations: ConversationsSection = ConversationsSection()
     state_dir: str | None = None
     """Relative to this file; none: ``$TORPOR_STATE_DIR``, or ``~/.local/state/torpor``."""
     log_dir: str | None = None
-    """None: ``logs`` in the state directory."""
+    """None: ``logs`` in the state directory. ``-``: there too, but the controller's to stderr."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     defaults: ModelDefaults = ModelDefaults()
     models: Annotated[list[ModelEntry], Field(min_length=1)]

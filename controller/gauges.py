@@ -19,6 +19,7 @@ class FleetGauges:
     def collect(self) -> Iterable[Metric]:
         yield from self._models()
         yield from self._memory()
+        yield from self._config()
 
     def _models(self) -> Iterable[Metric]:
         phase = _gauge("torpor_replica_phase", "1 for the phase it is in.", "model replica phase")
@@ -52,6 +53,27 @@ class FleetGauges:
                 held.add_metric([replica.replica, "device"], replica.device_bytes)
                 held.add_metric([replica.replica, "host"], replica.host_bytes)
         return [memory, held]
+
+    def _config(self) -> Iterable[Metric]:
+        config = self._view.config
+        if config is None:
+            return
+        gauges = (
+            (
+                "success",
+                "1 if the configuration file was taken over when it changed last.",
+                float(not config.problems),
+            ),
+            ("timestamp_seconds", "When a change of the file was looked at last.", config.at),
+            ("success_timestamp_seconds", "When the file was taken over last.", config.taken_at),
+            (
+                "needs_restart",
+                "Settings in it that count only after a restart.",
+                float(len(config.needs_restart)),
+            ),
+        )
+        for name, says, value in gauges:
+            yield GaugeMetricFamily(f"torpor_config_reload_{name}", says, value=value)
 
 
 def _gauge(name: str, says: str, labels: str) -> Any:

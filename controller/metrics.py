@@ -13,6 +13,7 @@ from functools import lru_cache
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client.registry import Collector
 
 from controller.core.commands import (
     Command,
@@ -62,7 +63,7 @@ class _Order:
 
 class Metrics:
     """What happened, counted. The driver calls ``saw``, ``reported`` and ``demoted``; the API
-    ``request``, ``granted``, ``first_byte``, ``retried`` and ``render``."""
+    ``request``, ``granted``, ``first_byte``, ``retried``, ``kv_found`` and ``render``."""
 
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
@@ -87,6 +88,13 @@ class Metrics:
 
     def retried(self, model: str) -> None:
         self._retries.labels(model).inc()
+
+    def kv_found(self, model: str, told: bytes) -> None:
+        self.kv.found(model, told)
+
+    def include(self, collector: Collector) -> None:
+        """Figures that somebody else keeps."""
+        self._registry.register(collector)
 
     def render(self, view: FleetView) -> bytes:
         """The whole exposition, as CONTENT_TYPE says."""

@@ -4,7 +4,7 @@ with (EngineSpec): defaults merged in, checkpoint read, memory estimated, all of
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from controller.config_errors import ConfigError, Problem, from_pydantic
 from controller.config_schema import ModelEntry
-from controller.core.names import Depth, Footprint, Ladder, ModelName, ModelSpec
+from controller.core.names import Depth, Footprint, Ladder, Limits, ModelName, ModelSpec
 from controller.hub import HubAccess
 from controller.memory_budget import MemoryBudget
 from controller.model_memory import (
@@ -50,6 +50,10 @@ class Surroundings:
     hub: HubAccess
     keeps_kv: bool = False
     """The fleet has a KV tier."""
+
+    def as_in(self, running: Surroundings) -> Surroundings:
+        """What a fleet that runs can have of these: defaults, and a budget to check against."""
+        return replace(running, defaults=self.defaults, memory=self.memory)
 
 
 def configure_models(
@@ -156,9 +160,13 @@ def _spec(entry: ModelEntry, footprints: dict[Depth, Footprint], keeps_kv: bool)
     return ModelSpec(
         name=ModelName(entry.name),
         footprints=footprints,
-        replicas=entry.replicas,
+        replicas=entry.replicas.max,
+        least_replicas=entry.replicas.min,
+        spreads=entry.spread == "node",
         devices_per_replica=entry.tensor_parallel,
-        ladder=Ladder(**entry.idle.model_dump()),
+        ladder=Ladder() if entry.idle == "auto" else Ladder(**entry.idle.model_dump()),
+        sets_own_ladder=entry.idle == "auto",
+        limits=Limits(**entry.limits.model_dump()),
         deepest=Depth[entry.deepest.upper()],
         pinned=entry.pinned,
         keeps_kv=keeps_kv,

@@ -10,11 +10,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import combinations
 from pathlib import Path
 
 from controller.checkpoint import Checkpoint, UnreadableCheckpoint, read_checkpoint
-from controller.core.names import Depth, Footprint, ModelSpec
+from controller.core.costs import CostTable
+from controller.core.models import ModelRecord
+from controller.core.names import Depth, FleetPolicy, Footprint, ModelSpec
+from controller.core.own_ladder import Rung, rests, rungs
 from controller.footprints import booked_weights, kv_tokens
 from controller.machine import Machine
 from controller.model_settings import ConfiguredModel
@@ -36,6 +40,8 @@ class ModelPlan:
     footprints: Mapping[str, Footprint]
     """By depth: ``awake`` … ``level_2``; device bytes are of each device."""
     fits_alone: bool
+    own_ladder: tuple[Rung, ...] = ()
+    """Of a model with ``idle: auto``, from the costs that orders are thought to take."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +105,14 @@ def _model_plan(
         kv_tokens=kv_tokens(checkpoint, kv, spec.devices_per_replica) if checkpoint else None,
         footprints={depth.name.lower(): f for depth, f in spec.footprints.items()},
         fits_alone=can_hold([(spec, Depth.AWAKE)], nodes),
+        own_ladder=tuple(_own_ladder(spec, settings.policy)) if spec.sets_own_ladder else (),
     )
+
+
+def _own_ladder(spec: ModelSpec, policy: FleetPolicy) -> list[Rung]:
+    raising = partial(CostTable(policy.costs).raising, spec.name)
+    held, devices = ModelRecord(spec).footprint, spec.devices_per_replica
+    return rungs(rests(policy.prices, devices, spec.deepest, held, raising))
 
 
 def _checkpoint(model: ConfiguredModel, settings: Settings) -> Checkpoint | None:

@@ -53,6 +53,11 @@ def _lines(plan: FleetPlan) -> list[str]:
             "without a GPU level 1 keeps the weights in the same memory, and gives back KV"
         )
     lines += [f"awake together: {', '.join(names)}" for names in plan.awake_together]
+    lines += [
+        f"{model.name} when idle, {rung.after_s:.0f} s: {rung.depth.name.lower()} ({rung.why})"
+        for model in plan.models
+        for rung in model.own_ladder
+    ]
     return lines
 
 

@@ -11,7 +11,9 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
-from controller.core.names import ModelState, RejectReason
+from controller.core.names import ModelState, Priority, RejectReason
+from kv_store.lmcache_client import Placed, Prefix
+from kv_store.placing import KVOrder
 from workers.engine import Endpoint, EngineSpec, KVExport, Report, Rest, Started
 from workers.pool_values import EngineDied as EngineDied
 from workers.pool_values import EngineSeen as EngineSeen
@@ -44,6 +46,10 @@ class Pool(Protocol):
 
     async def export(self, replica: str) -> KVExport:
         """What its requests computed, to the KV tier. Raises EngineError; the engine is well."""
+        ...
+
+    async def kv(self, node: str, order: KVOrder, prefix: Prefix, limit_s: float) -> Placed:
+        """Of that node's KV tier. Raises EngineError."""
         ...
 
     async def wake(self, replica: str) -> Report: ...
@@ -96,7 +102,13 @@ class Outlook:
 
 class Leases(Protocol):
     def acquire(
-        self, model: str, *, request_id: str, tenant: str = "", max_wait_s: float | None = None
+        self,
+        model: str,
+        *,
+        request_id: str,
+        tenant: str = "",
+        max_wait_s: float | None = None,
+        priority: Priority = Priority.DEFAULT,
     ) -> AbstractAsyncContextManager[Lease]:
         """Wait for a replica of ``model``, waking or starting one. Raises Refused.
 
@@ -109,6 +121,26 @@ class Leases(Protocol):
 
     def report_broken(self, lease: Lease, reason: str) -> None:
         """The engine behind the lease did not answer: look at it now, not at the next beat."""
+        ...
+
+
+class RequestCounts(Protocol):
+    """What is counted of requests while their bytes are carried."""
+
+    def request(self, model: str, route: str, status: int) -> None:
+        """A request ended; 499: its client left."""
+        ...
+
+    def granted(self, model: str, state: ModelState, queued_s: float) -> None: ...
+
+    def first_byte(self, model: str, state: ModelState, seconds: float) -> None:
+        """From the arrival of the request to the engine's first byte of a good answer."""
+        ...
+
+    def retried(self, model: str) -> None: ...
+
+    def kv_found(self, model: str, told: bytes) -> None:
+        """``told``: what an engine says of a prompt's KV."""
         ...
 
 
@@ -159,10 +191,27 @@ class NodeView:
 
 
 @dataclass(frozen=True, slots=True)
+class ConfigView:
+    """How the last look at a changed configuration file ended."""
+
+    source: str
+    at: float
+    """Unix seconds of that look."""
+    taken_at: float
+    """Unix seconds at which a file was last taken over; an earlier one than ``at``: refused."""
+    problems: tuple[str, ...] = ()
+    """Why it was refused, and the one before is kept; empty: it was taken over."""
+    needs_restart: tuple[str, ...] = ()
+    """What in it will count only when the controller is started again."""
+
+
+@dataclass(frozen=True, slots=True)
 class FleetView:
     models: tuple[ModelView, ...]
     nodes: tuple[NodeView, ...]
     waiting: int
+    config: ConfigView | None = None
+    """None: no file is watched."""
 
 
 @dataclass(frozen=True, slots=True)

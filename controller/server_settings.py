@@ -24,6 +24,10 @@ class ServerSettings:
     max_body_bytes: int
     keys: tuple[ApiKey, ...]
     """None: loopback only, and everyone may do everything."""
+    unready_s: float
+    drain_s: float
+    workers: int
+    """Carriers; 0: the deciding process listens itself."""
 
 
 def under(base: Path, path: str) -> Path:
@@ -36,7 +40,15 @@ def serve_as(section: ServerSection, base: Path, environ: Mapping[str, str]) -> 
     if not keys and not is_loopback(section.host):
         reason = f"without keys only loopback is bound, not {section.host}; see `torpor keys new`"
         raise ConfigError([Problem("server.host", reason)])
-    return ServerSettings(section.host, section.port, int(section.max_body_mib * MIB), keys)
+    return ServerSettings(
+        host=section.host,
+        port=section.port,
+        max_body_bytes=int(section.max_body_mib * MIB),
+        keys=keys,
+        unready_s=section.unready_s,
+        drain_s=section.drain_s,
+        workers=section.workers,
+    )
 
 
 def _keys(section: ServerSection, base: Path, environ: Mapping[str, str]) -> tuple[ApiKey, ...]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import PackageNotFoundError, distribution
 from math import inf
@@ -20,8 +20,16 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from controller.config_errors import ConfigError, Problem, from_pydantic
-from controller.config_schema import FleetFile, PolicySection, known_keys
-from controller.core.names import CostGuess, Depth, FleetPolicy
+from controller.config_schema import (
+    ConversationsSection,
+    FleetFile,
+    PolicySection,
+    PriceSection,
+    TenantLimitSection,
+    known_keys,
+)
+from controller.core.conversations import ConversationLimits, Lifetimes
+from controller.core.names import CostGuess, Depth, Eviction, FleetPolicy, Limits, Prices
 from controller.hub import HubAccess
 from controller.kv_settings import KVSettings, password_of
 from controller.memory_budget import MemoryBudget
@@ -39,6 +47,7 @@ __all__ = [
     "read_model",
 ]
 
+_RUN, _RECORDS = "TORPOR_RUN", "TORPOR_RECORDS_SOCKET"
 _WITHOUT_A_FILE: dict[str, Any] = {
     "idle": {"kv_released_s": 60, "level_1_s": 300, "level_2_s": 1800, "stopped_s": "never"}
 }
@@ -80,14 +89,19 @@ class Settings:
     journal: JournalLimits
     ray: RaySettings
     kv: KVSettings | None
+    conversations: ConversationLimits
     state_dir: Path
     log_dir: Path
+    logs_to_stderr: bool
+    """The controller's own; those of engines are in ``log_dir`` all the same."""
     log_level: str
     """As logging has it: ``INFO``."""
     surroundings: Surroundings
     """What a model that is added at run time is read against."""
     source: Path | None
     """The file; None: put together from the command line."""
+    overrides: dict[str, Any] = field(default_factory=dict)
+    """Keys of the section ``server`` that the command line sets."""
     announces_json: bool = False
     """``torpor serve --json``: what it tells is for a program."""
 
@@ -106,13 +120,19 @@ def _adapter() -> TypeAdapter[Settings]:
 
 
 def load(
-    path: Path, environ: Mapping[str, str] | None = None, server: Mapping[str, Any] | None = None
+    path: Path,
+    environ: Mapping[str, str] | None = None,
+    server: Mapping[str, Any] | None = None,
+    running: Surroundings | None = None,
 ) -> Settings:
-    """Read a fleet.yaml; ``server`` overrides its keys of that section. Raises ConfigError."""
+    """Read a fleet.yaml; ``server`` overrides its keys of that section. Models are read as they
+    would run in ``running``, if that is given. Raises ConfigError."""
     raw = read_yaml(path)
     if not isinstance(raw, dict):
         raise ConfigError([Problem("", f"{path} must be a mapping with the key `models`")])
-    return _build(raw, path.resolve(), os.environ if environ is None else environ, server)
+    # Not resolved: Kubernetes swaps links for other files, beside which relative paths lie too.
+    source = Path(os.path.abspath(path))
+    return _build(raw, source, os.environ if environ is None else environ, server, running)
 
 
 def from_models(
@@ -129,6 +149,25 @@ def from_models(
 def password_of_store() -> str:
     """Of the durable KV tier; it is in no Settings, since these are written to a file."""
     return password_of(os.environ)
+
+
+@dataclass(frozen=True, slots=True)
+class RunRecords:
+    """What the supervisor tells of a run: its name, and where the embedded store listens."""
+
+    run: str
+    socket: Path | None
+
+    @property
+    def environment(self) -> dict[str, str]:
+        where = {} if self.socket is None else {_RECORDS: str(self.socket)}
+        return {_RUN: self.run, **where}
+
+
+def records_of_run(environ: Mapping[str, str] | None = None) -> RunRecords:
+    told = os.environ if environ is None else environ
+    socket = told.get(_RECORDS)
+    return RunRecords(told.get(_RUN, ""), Path(socket) if socket else None)
 
 
 def read_model(entry: Mapping[str, object], settings: Settings) -> ConfiguredModel:
@@ -154,6 +193,7 @@ def _build(
     source: Path | None,
     environ: Mapping[str, str],
     server: Mapping[str, Any] | None,
+    running: Surroundings | None = None,
 ) -> Settings:
     overrides = {key: value for key, value in (server or {}).items() if value is not None}
     section = raw.get("server") or {}
@@ -174,21 +214,26 @@ def _build(
         hub=HubAccess.of(environ),
         keeps_kv=kv is not None,
     )
+    if running is not None:
+        surroundings = surroundings.as_in(running)
     return Settings(
         device=device,
         models=configure_models(file.models, surroundings),
-        policy=_policy(file.policy),
+        policy=_policy(file.policy, file.limits, device),
         memory=memory,
         server=serve_as(file.server, base, environ),
         timeouts=OrderTimeouts(**file.timeouts.model_dump()),
         journal=JournalLimits(int(file.journal.max_mib * MIB), file.journal.files),
         ray=RaySettings(file.ray.address, file.ray.object_store_mib),
         kv=kv,
+        conversations=_conversations(file.conversations),
         state_dir=state_dir,
-        log_dir=under(base, file.log_dir) if file.log_dir else state_dir / "logs",
+        log_dir=state_dir / "logs" if file.log_dir in (None, "-") else under(base, file.log_dir),
+        logs_to_stderr=file.log_dir == "-",
         log_level=file.log_level.upper(),
         surroundings=surroundings,
         source=source,
+        overrides=overrides,
     )
 
 
@@ -209,10 +254,29 @@ def _state_dir(written: str | None, base: Path, environ: Mapping[str, str]) -> P
     return Path(home).expanduser() / "torpor"
 
 
-def _policy(section: PolicySection) -> FleetPolicy:
-    fields = section.model_dump(exclude={"costs", "evict_to"})
-    costs = CostGuess(**section.costs.model_dump())
-    return FleetPolicy(**fields, costs=costs, evict_to=Depth[section.evict_to.upper()])
+def _policy(section: PolicySection, limits: TenantLimitSection, device: str) -> FleetPolicy:
+    fields = section.model_dump(exclude={"costs", "prices", "evict_to", "eviction"})
+    return FleetPolicy(
+        **fields,
+        costs=CostGuess(**section.costs.model_dump()),
+        prices=_prices(section.prices, device),
+        evict_to=Depth[section.evict_to.upper()],
+        eviction=Eviction(section.eviction),
+        tenant_limits=Limits(**limits.tenant.model_dump()),
+        tenants={name: Limits(**own.model_dump()) for name, own in limits.tenants.items()},
+    )
+
+
+def _prices(section: PriceSection, device: str) -> Prices:
+    """Without a GPU a device's memory is the host's."""
+    usual = section.host_gib_hour if device == "cpu" else Prices().device_gib_hour
+    of_device = usual if section.device_gib_hour is None else section.device_gib_hour
+    return Prices(of_device, section.host_gib_hour, section.waiting_hour)
+
+
+def _conversations(section: ConversationsSection) -> ConversationLimits:
+    lifetimes = Lifetimes(section.hibernate_after_s, section.expire_after_s)
+    return ConversationLimits(lifetimes, section.limit, section.waiting)
 
 
 # the device

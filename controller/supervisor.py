@@ -1,10 +1,12 @@
-"""``torpor serve``: starts the Ray head and the controller, restarts the controller, buries both.
+"""``torpor serve``: starts the Ray head, the controller and its carriers, restarts the latter two,
+buries all.
 
 Ray is never started by the controller: it would die with it, and the engines with Ray. The
 controller is a child in a session of its own, so that Ctrl-C reaches the supervisor alone and
 the burial has an order: the controller lets its responses end, the engines stop with Ray, the
-run's directory goes. The supervisor makes itself the reaper of whatever its descendants leave
-behind, so that nothing outlives it. One supervisor for each state directory, by a file lock.
+run's directory goes. In a cluster that was joined the engines go on. The supervisor makes itself
+the reaper of whatever its descendants leave behind, so that nothing outlives it. One supervisor
+for each state directory, by a file lock.
 """
 
 from __future__ import annotations
@@ -19,15 +21,21 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
+from socket import socket
 from types import FrameType
 
 import psutil
 from rich.console import Console
 
 from controller.announcer import announce
-from controller.settings import Settings
+from controller.crew import Crew, doors
+from controller.crew import command as carrier_command
+from controller.records_server import RecordsServer
+from controller.settings import RunRecords, Settings
+from kv_store.settings import Directory
 from workers.ray_head import RayHead
 
 _PR_SET_PDEATHSIG = 1
@@ -59,39 +67,58 @@ class _Stop:
     def __init__(self) -> None:
         self.signalled = False
         self.child: subprocess.Popen[bytes] | None = None
+        self.crew: Crew | None = None
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
         again, self.signalled = self.signalled, True
         if self.child is None:
             raise KeyboardInterrupt
-        self.child.send_signal(signal.SIGKILL if again else signal.SIGTERM)
+        told = signal.SIGKILL if again else signal.SIGTERM
+        self.child.send_signal(told)
+        if self.crew is not None:
+            self.crew.signal(told)
 
 
 def _run(settings: Settings, run_dir: Path, stop: _Stop) -> int:
     head = None
+    records = RecordsServer(settings.state_dir / "records", run_dir / "records", die_with_parent)
     try:
         address = settings.ray.address
         if address is None:
             _tell(settings, "starting", "starting Ray")
             head = RayHead(run_dir / "ray", object_store_mib=settings.ray.object_store_mib)
             address = head.start()
-        environment = {} if head is None else head.environment
-        return _keep_controller(settings, run_dir, address, environment, stop)
+        told = _records(settings, run_dir.name if head else address, records)
+        environment = told.environment | ({} if head is None else head.environment)
+        with _a_crew(settings, run_dir, environment) as (settings, stop.crew):
+            return _keep_controller(settings, run_dir, address, environment, stop)
     except KeyboardInterrupt:
         return 130
     except RuntimeError as error:
         _tell(settings, "failed", str(error))
         return 1
     finally:
-        stop.child = None
-        _tell(settings, "stopping", "stopping the engines and Ray")
+        stop.child = stop.crew = None
         if head is not None:
+            _tell(settings, "stopping", "stopping the engines and Ray")
             head.stop()
+        else:
+            _tell(settings, "stopping", f"the engines go on in the cluster at {address}")
+        records.stop()
+
+
+def _records(settings: Settings, run: str, server: RecordsServer) -> RunRecords:
+    """Embedded, where KV is kept and no Redis is there to keep records too."""
+    if settings.kv is None or not isinstance(settings.kv.durable, Directory):
+        return RunRecords(run, None)
+    server.start()
+    return RunRecords(run, server.socket)
 
 
 def _keep_controller(
     settings: Settings, run_dir: Path, address: str, environment: dict[str, str], stop: _Stop
 ) -> int:
+    assert stop.crew is not None
     quick_deaths = 0
     while True:
         began = time.monotonic()
@@ -99,7 +126,9 @@ def _keep_controller(
         stop.child = child
         if stop.signalled:
             child.terminate()
-        code = child.wait()
+        else:
+            stop.crew.begin()
+        code = stop.crew.tend(child)
         if stop.signalled:
             return 0
         if code == CANNOT_RUN:
@@ -129,12 +158,55 @@ def _start_controller(
     config.write_text(settings.to_json())
     config.chmod(0o600)
     command = [sys.executable, "-m", "controller.process", str(config), address]
+    if settings.server.workers:
+        command.append(str(_sockets(run_dir)))
+    return _start(command, run_dir, environment)
+
+
+@contextmanager
+def _a_crew(
+    settings: Settings, run_dir: Path, environment: dict[str, str]
+) -> Iterator[tuple[Settings, Crew]]:
+    """The carriers, if any, not begun; and the settings with the port that they listen on.
+    Raises RuntimeError if they cannot."""
+    server = settings.server
+    with ExitStack() as stack:
+        try:
+            listening = stack.enter_context(doors(server.host, server.port, server.workers))
+        except OSError as error:
+            where = f"{server.host}:{server.port}"
+            raise RuntimeError(f"cannot listen on {where}: {error.strerror}") from error
+        if listening:
+            _sockets(run_dir).mkdir()
+            server = replace(server, port=listening[0].getsockname()[1])
+
+        def start(door: socket) -> subprocess.Popen[bytes]:
+            argv = carrier_command(run_dir / "fleet.json", _sockets(run_dir), door)
+            return _start(argv, run_dir, environment, door.fileno())
+
+        def died(code: int) -> None:
+            _tell(settings, "restarting", f"a carrier ended with {code}; starting it again")
+
+        crew = Crew(listening, start, died)
+        stack.callback(crew.close)
+        yield replace(settings, server=server), crew
+
+
+def _sockets(run_dir: Path) -> Path:
+    return run_dir / "carriers"
+
+
+def _start(
+    command: list[str], run_dir: Path, environment: dict[str, str], *fds: int
+) -> subprocess.Popen[bytes]:
     own = {**os.environ, **environment, "TMPDIR": str(run_dir / "tmp")}
     (run_dir / "tmp").mkdir(exist_ok=True)
-    return subprocess.Popen(command, env=own, start_new_session=True, preexec_fn=_die_with_parent)
+    return subprocess.Popen(
+        command, env=own, start_new_session=True, preexec_fn=die_with_parent, pass_fds=fds
+    )
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
     _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
 
 

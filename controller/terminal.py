@@ -15,7 +15,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from controller.ports import FleetView, ModelView, NodeView, OperationView
+from controller.ports import ConfigView, FleetView, ModelView, NodeView, OperationView
 
 _PIPED_COLUMNS = 200
 out = Console(highlight=False, width=None if sys.stdout.isatty() else _PIPED_COLUMNS)
@@ -90,7 +90,16 @@ def fleet_table(fleet: FleetView) -> RenderableType:
     table = columns("MODEL", "STATE", ">RUN", ">WAIT", ">MEMORY", ">HOST", ">WAKES IN", ">IDLE")
     for model in fleet.models:
         table.add_row(*_model_row(model))
-    return Group(table, Text(), *(_node_line(node) for node in fleet.nodes))
+    notes = _config_lines(fleet.config) if fleet.config else ()
+    return Group(table, Text(), *(_node_line(node) for node in fleet.nodes), *notes)
+
+
+def _config_lines(config: ConfigView) -> Iterable[Text]:
+    """Only what somebody ought to do something about."""
+    for problem in config.problems:
+        yield Text(f"{config.source} is refused, the one before is kept: {problem}", "red")
+    for key in config.needs_restart:
+        yield Text(f"{config.source}: {key} needs a restart of the controller", "yellow")
 
 
 def _model_row(model: ModelView) -> Iterable[RenderableType]:

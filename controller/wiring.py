@@ -5,56 +5,46 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
-
-import uvicorn
-from starlette.types import ASGIApp
 
 from controller.announcer import Announcer, JsonAnnouncer
-from controller.api.app import ApiSettings, create_app
-from controller.api.routes import InferenceLimits
+from controller.api.app import create_app
+from controller.api.status import Readiness
+from controller.conversation_metrics import ConversationGauges
+from controller.conversation_ports import Records
 from controller.core.commands import Command
 from controller.core.events import Event
 from controller.core.fleet import Fleet
 from controller.core.names import Depth, ModelSpec
 from controller.drivers.control import LiveControl
+from controller.drivers.conversation_entries import Entries
+from controller.drivers.conversation_keeping import Keeping
+from controller.drivers.conversations import LiveConversations
+from controller.drivers.kv_orders import LiveKVOrders
+from controller.drivers.lease_desk import LeaseDesk
 from controller.drivers.leases import LiveLeases
 from controller.drivers.live import LiveDriver
 from controller.journal import Journal
 from controller.metrics import Metrics
 from controller.ports import InvalidModel, Pool
-from controller.settings import ConfigError, Settings, password_of_store, read_model
-from kv_store.keys import Isolation
+from controller.reload import FileLook, Reload
+from controller.serving import DeciderSockets, Served, api_settings
+from controller.settings import (
+    ConfigError,
+    Settings,
+    password_of_store,
+    read_model,
+    records_of_run,
+)
+from kv_store.conversation_records import ConversationRecords
+from kv_store.conversations import MemoryRecords
+from kv_store.settings import Redis
 from workers.capacity import MemoryPolicy
 from workers.engine import EngineSpec, KVExport, Report
 from workers.pool_values import OrderLimits
 from workers.ray_pool import RayPool
 
-_GRACE_S = 5
-"""How long running responses may go on after a signal to stop."""
 
-
-@dataclass(frozen=True, slots=True)
-class Controller:
-    """What runs in the controller's process."""
-
-    app: ASGIApp
-    settings: Settings
-
-    def uvicorn_config(self) -> uvicorn.Config:
-        return uvicorn.Config(
-            self.app,
-            host=self.settings.server.host,
-            port=self.settings.server.port,
-            lifespan="on",
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            timeout_graceful_shutdown=_GRACE_S,
-        )
-
-
-def build(settings: Settings, ray_address: str) -> Controller:
+def build(settings: Settings, ray_address: str, sockets: DeciderSockets | None = None) -> Served:
     pool = RayPool(
         ray_address,
         state_dir=settings.state_dir,
@@ -68,11 +58,11 @@ def build(settings: Settings, ray_address: str) -> Controller:
         memory=MemoryPolicy(share=1.0),
         kv=settings.kv.tier(password_of_store()) if settings.kv else None,
     )
-    return assemble(settings, pool)
+    return assemble(settings, pool, sockets)
 
 
-def assemble(settings: Settings, pool: Pool) -> Controller:
-    """A controller of the engines of any pool."""
+def assemble(settings: Settings, pool: Pool, sockets: DeciderSockets | None = None) -> Served:
+    """A controller of the engines of any pool; with ``sockets`` it serves carriers there."""
     fleet = Fleet(settings.policy)
     driver = LiveDriver(fleet, pool, settings.models, settings.memory.limit)
     metrics = Metrics()
@@ -87,25 +77,76 @@ def assemble(settings: Settings, pool: Pool) -> Controller:
     driver.observers += [_Journalist(journal), metrics, announcer]
     control = LiveControl(driver, lambda entry: _read_model(entry, settings))
 
+    entries = Entries(settings.conversations, records_of_run().run)
+    keeping = Keeping(entries, _records(settings), LiveKVOrders(driver))
+    conversations = LiveConversations(entries, keeping, control.operations, control.publish)
+    metrics.include(ConversationGauges(entries.statistics))
+    readiness = Readiness()
+    leases = LiveLeases(driver)
+    desk = LeaseDesk(leases, metrics, lambda: tuple(v.model for v in control.view().models))
+
     @asynccontextmanager
     async def lifespan() -> AsyncIterator[None]:
         await driver.open()
+        await conversations.open()
         announcer.opened(settings)
         try:
-            yield
+            async with _reloading(settings, control), _carriers(settings, desk, sockets):
+                yield
         finally:
+            await conversations.close()
             await driver.close()
             journal.close()
 
-    api = ApiSettings(
-        keys=settings.server.keys,
-        inference=InferenceLimits(
-            max_body_bytes=settings.server.max_body_bytes,
-            kv_isolation=settings.kv.isolation if settings.kv else Isolation.TENANT,
-        ),
+    app = create_app(
+        api_settings(settings),
+        leases,
+        control,
+        metrics,
+        lifespan=lifespan,
+        readiness=readiness,
+        conversations=conversations,
     )
-    app = create_app(api, LiveLeases(driver), control, metrics, lifespan=lifespan)
-    return Controller(app, settings)
+    return Served(app, settings, readiness, is_behind_carriers=sockets is not None)
+
+
+@asynccontextmanager
+async def _carriers(
+    settings: Settings, desk: LeaseDesk, sockets: DeciderSockets | None
+) -> AsyncIterator[None]:
+    """They are served meanwhile, if there are any, and let their responses end."""
+    if sockets is None:
+        yield
+        return
+    await desk.open(sockets.leases)
+    try:
+        yield
+    finally:
+        await desk.close(settings.server.drain_s)
+
+
+def _records(settings: Settings) -> Records:
+    """In the store of the KV where that is Redis; a fleet that keeps no KV has none."""
+    if settings.kv is None:
+        return MemoryRecords()
+    if isinstance(settings.kv.durable, Redis):
+        return ConversationRecords.at(settings.kv.durable.with_password(password_of_store()))
+    socket = records_of_run().socket
+    return ConversationRecords.at_socket(socket) if socket is not None else MemoryRecords()
+
+
+@asynccontextmanager
+async def _reloading(settings: Settings, control: LiveControl) -> AsyncIterator[None]:
+    """The file is watched meanwhile, if there is one."""
+    if settings.source is None:
+        yield
+        return
+    watching = asyncio.create_task(Reload(settings, control, FileLook(settings)).watch())
+    try:
+        yield
+    finally:
+        watching.cancel()
+        await asyncio.wait([watching])
 
 
 def _read_model(entry: dict[str, object], settings: Settings) -> tuple[ModelSpec, EngineSpec]:

@@ -8,28 +8,38 @@ row of the table in ``errors``.
 from __future__ import annotations
 
 import logging
-import os
 import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from dataclasses import dataclass, field
+from random import getrandbits
+from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
+from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.routing import Mount
+from starlette.types import ASGIApp, ExceptionHandler, Message, Receive, Scope, Send
 
 from controller.api.audit import record
 from controller.api.auth import Caller, Guard, is_administrative
 from controller.api.bodies import too_large
+from controller.api.conversations import conversation_routes
 from controller.api.errors import ApiError, Dialect, as_api_error
 from controller.api.fleet import fleet_routes
+from controller.api.forwarding import Forwarding
 from controller.api.openai import Asked, Inference
 from controller.api.reply import Reply
 from controller.api.routes import ROUTES, InferenceLimits
 from controller.api.schema import name_inference_routes
-from controller.api.status import status_routes, torpor_version
+from controller.api.status import Readiness, status_routes, torpor_version
 from controller.api.upstream import Upstream, UpstreamLimits
+from controller.conversation_ports import (
+    ConversationRefused,
+    Conversations,
+    UnknownConversation,
+)
 from controller.keyring import ApiKey
 from controller.metrics import Metrics
 from controller.ports import (
@@ -37,6 +47,7 @@ from controller.ports import (
     InvalidModel,
     Leases,
     Refused,
+    RequestCounts,
     UnknownModel,
     UnknownOperation,
 )
@@ -51,6 +62,8 @@ _OURS: tuple[type[Exception], ...] = (
     Refused,
     UnknownModel,
     UnknownOperation,
+    UnknownConversation,
+    ConversationRefused,
     InvalidModel,
     RequestValidationError,
     HTTPException,
@@ -76,6 +89,8 @@ def create_app(
     metrics: Metrics,
     *,
     lifespan: Lifespan = nullcontext,
+    readiness: Readiness | None = None,
+    conversations: Conversations | None = None,
 ) -> ASGIApp:
     """The application, for a server with ``lifespan="on"``. The given lifespan is entered
     before the first request and left after the last, around the API's own client."""
@@ -99,11 +114,38 @@ def create_app(
     )
     for kind in _OURS:
         fastapi.add_exception_handler(kind, _error_answer)
-    fastapi.include_router(status_routes(control, metrics))
+    fastapi.include_router(status_routes(control, metrics, readiness or Readiness()))
     fastapi.include_router(fleet_routes(control, settings.operation_wait_s))
+    if conversations is not None:
+        fastapi.include_router(conversation_routes(conversations, settings.operation_wait_s))
     name_inference_routes(fastapi)
-    inference = Inference(settings.inference, leases, upstream, metrics)
+    inference = Inference(settings.inference, leases, upstream, metrics, conversations)
     return _Gateway(settings, fastapi, inference, known)
+
+
+def create_carrier(
+    settings: ApiSettings,
+    leases: Leases,
+    counts: RequestCounts,
+    known: Callable[[], tuple[str, ...]],
+    forwarding: Forwarding,
+    *,
+    lifespan: Lifespan = nullcontext,
+) -> ASGIApp:
+    """The application of a carrier: the inference path; all else is the deciding process's, and
+    so are requests of conversations, which have an order. ``known``: the models there are."""
+    upstream = Upstream(settings.upstream)
+
+    @asynccontextmanager
+    async def whole(app: Starlette) -> AsyncIterator[None]:
+        async with lifespan(), forwarding, upstream:
+            yield
+
+    handlers: dict[Any, ExceptionHandler] = dict.fromkeys(_OURS, _error_answer)
+    routes = [Mount("/", app=forwarding)]
+    rest = Starlette(routes=routes, exception_handlers=handlers, lifespan=whole)
+    inference = Inference(settings.inference, leases, upstream, counts, elsewhere=forwarding)
+    return _Gateway(settings, rest, inference, known)
 
 
 async def _error_answer(request: Request, error: Exception) -> Response:
@@ -197,4 +239,4 @@ def _request_id(given: bytes) -> str:
     """The caller's, if it is one that may stand in a header and a log; else ours."""
     if _REQUEST_ID.fullmatch(given):
         return given.decode()
-    return f"req-{os.urandom(12).hex()}"
+    return f"req-{getrandbits(96):024x}"

@@ -5,6 +5,7 @@ choose, because people choose from few; these keys are 256 random bits, so there
 and no two alike, and a slow hash would only tax every request.
 
 ``/fleet`` needs the role ``admin``, ``/v1`` and the other inference routes ``inference``.
+``/fleet/conversations`` takes either, and shows a key without ``admin`` its own tenant's alone.
 ``/metrics`` takes any key: its figures are by model and never by tenant, and a scraper should not
 have to hold a key that can stop models.
 
@@ -30,6 +31,9 @@ _READING = frozenset({"GET", "HEAD", "OPTIONS"})
 
 OPEN = frozenset({"/healthz", "/readyz", "/health", "/version", "/docs", "/openapi.json"})
 """Answered without a key: what probes and readers of the documentation ask."""
+
+
+CONVERSATIONS = "/fleet/conversations"
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +91,8 @@ class Guard:
 
 def _role_for(path: str) -> str | None:
     """None: any key will do."""
+    if path == CONVERSATIONS or path.startswith(f"{CONVERSATIONS}/"):
+        return None
     if is_administrative(path):
         return "admin"
     return None if path == "/metrics" else "inference"

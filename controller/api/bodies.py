@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NoReturn
@@ -16,9 +17,18 @@ from typing import Any, NoReturn
 from starlette.types import Receive
 
 from controller.api.errors import ApiError
+from controller.core.names import Priority
 
 REMOVED = ("cache_salt", "kv_transfer_params", "ec_transfer_params")
 """Fields by which a client could steer KV (or encoder) caches or reach another tenant's."""
+
+
+CONVERSATION_FIELDS = ("conversation", "conversation_id")
+_CONVERSATION = re.compile(r"[A-Za-z0-9._:+=@-]{1,128}")
+
+
+_TIERS = {"priority": Priority.PRIORITY, "flex": Priority.FLEX}
+"""OpenAI's ``service_tier``; whatever else it says is the usual one. Engines read it too."""
 
 
 class ClientGone(Exception):
@@ -32,6 +42,10 @@ class Call:
     model: str
     is_stream: bool
     body: bytes
+    conversation: str = ""
+    """As its body names it: ``conversation_id``, or OpenAI's ``conversation``; empty: it does
+    not."""
+    priority: Priority = Priority.DEFAULT
 
 
 async def read_body(
@@ -75,14 +89,60 @@ def parse_json(raw: bytes) -> Call:
     if not isinstance(parsed, dict):
         raise ApiError("invalid_json", "The body must be a JSON object.")
     model = model_name(parsed.get("model"))
-    if _clean(parsed) or has_duplicates:
+    conversation = _conversation(parsed)
+    if _clean(parsed) or has_duplicates or conversation is not None:
         raw = json.dumps(parsed, separators=(",", ":")).encode()
-    return Call(model, parsed.get("stream") is True, raw)
+    tier = _TIERS.get(str(parsed.get("service_tier")), Priority.DEFAULT)
+    return Call(model, parsed.get("stream") is True, raw, conversation or "", tier)
 
 
-def salted(body: bytes, salt: str) -> bytes:
-    """The body of a parsed call, which has no salt, with one."""
-    return b'{"cache_salt":"%b",%b' % (salt.encode(), body[body.index(b"{") + 1 :])
+def _conversation(parsed: dict[str, Any]) -> str | None:
+    """Taken out: it is not the engine's. Raises ApiError 400."""
+    named = None
+    for field in CONVERSATION_FIELDS:
+        found = parsed.pop(field, None)
+        if isinstance(found, dict):
+            found = found.get("id")
+        if found is None:
+            continue
+        if not isinstance(found, str) or not _CONVERSATION.fullmatch(found):
+            raise invalid_conversation(field)
+        named = found
+    return named
+
+
+def conversation_id(headers: Mapping[bytes, bytes], call: Call) -> str:
+    """Which conversation a request belongs to: the header's word, or the body's; empty: none.
+    Raises ApiError 400."""
+    raw = headers.get(b"x-conversation-id", b"").decode("latin-1")
+    if raw and not _CONVERSATION.fullmatch(raw):
+        raise invalid_conversation("x-conversation-id")
+    if raw and call.conversation not in ("", raw):
+        raise ApiError(
+            "invalid_conversation",
+            "Header and body name two conversations.",
+            param="x-conversation-id",
+        )
+    return raw or call.conversation
+
+
+def is_conversation_id(text: str) -> bool:
+    return _CONVERSATION.fullmatch(text) is not None
+
+
+def invalid_conversation(param: str) -> ApiError:
+    return ApiError(
+        "invalid_conversation",
+        f"`{param}` must be 1 to 128 of the characters A-Z a-z 0-9 . _ : + = @ -",
+        param=param,
+    )
+
+
+def salted(body: bytes, salt: str, request_id: str = "") -> bytes:
+    """The body of a parsed call, which has neither salt nor id, with one, or with both."""
+    said = {"cache_salt": salt} | ({"request_id": request_id} if request_id else {})
+    told = json.dumps(said, separators=(",", ":")).encode()
+    return told[:-1] + b"," + body[body.index(b"{") + 1 :]
 
 
 class _Parser:
@@ -115,8 +175,9 @@ _parser = _Parser()
 
 def _clean(parsed: dict[str, Any]) -> bool:
     """Remove what is not the client's to say; whether there was any. vLLM merges
-    them with ``vllm_xargs``, so they are removed there as well."""
-    found = False
+    them with ``vllm_xargs``, so they are removed there as well. Ids are given by the gateway."""
+    found = "request_id" in parsed
+    parsed.pop("request_id", None)
     for holder in (parsed, parsed.get("vllm_xargs")):
         if isinstance(holder, dict):
             for name in REMOVED:

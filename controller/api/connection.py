@@ -45,6 +45,7 @@ class EngineConnection(asyncio.Protocol):
         self._writable: asyncio.Future[None] | None = None
         self.is_closed = False
         self._is_idle = True
+        self._is_aborted = False
         self.since = self._loop.time()
         """The time of the last progress; of an idle connection, since when it is."""
         self._begin()
@@ -127,6 +128,7 @@ class EngineConnection(asyncio.Protocol):
 
     def abort(self) -> None:
         if not self.is_closed:
+            self._is_aborted = True
             self._transport.abort()
 
     def look(self, silence_s: float) -> None:
@@ -160,7 +162,7 @@ class EngineConnection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.is_closed = True
-        if self._ends_with_close and exc is None and self._broken is None:
+        if self._ends_with_close and exc is None and not self._is_aborted:
             self.is_whole = True
         self._break(
             f"the connection closed: {exc!r}" if exc else "the engine closed the connection"

@@ -14,6 +14,7 @@ from enum import Enum
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
+from controller.conversation_ports import ConversationRefused, UnknownConversation
 from controller.core.names import RejectReason
 from controller.ports import InvalidModel, Refused, UnknownModel, UnknownOperation
 
@@ -22,11 +23,13 @@ STATUS = {
     "invalid_model": 400,
     "invalid_header": 400,
     "invalid_form": 400,
+    "invalid_conversation": 400,
     "invalid_api_key": 401,
     "permission_denied": 403,
     "forbidden_origin": 403,
     "model_not_found": 404,
     "operation_not_found": 404,
+    "conversation_not_found": 404,
     "unknown_route": 404,
     "method_not_allowed": 405,
     "body_too_slow": 408,
@@ -34,13 +37,17 @@ STATUS = {
     "invalid_fleet_body": 422,
     "invalid_model_entry": 422,
     "backlog_full": 429,
+    "limit_reached": 429,
     "internal_error": 500,
     "engine_failed": 503,
+    "no_sockets": 503,
     "never_fits": 503,
     "wait_too_long": 503,
     "cannot_start": 503,
     "operation_failed": 503,
     "stopping": 503,
+    "conversation_busy": 503,
+    "too_many_conversations": 503,
     "not_ready": 503,
     "deadline_passed": 504,
     "engine_silent": 504,
@@ -51,6 +58,7 @@ REJECTIONS = {
     RejectReason.MODEL_REMOVED: "model_not_found",
     RejectReason.NEVER_FITS: "never_fits",
     RejectReason.BACKLOG_FULL: "backlog_full",
+    RejectReason.LIMIT_REACHED: "limit_reached",
     RejectReason.WAIT_TOO_LONG: "wait_too_long",
     RejectReason.DEADLINE_PASSED: "deadline_passed",
     RejectReason.CANNOT_START: "cannot_start",
@@ -144,6 +152,10 @@ def as_api_error(error: Exception, known: Callable[[], Sequence[str]]) -> ApiErr
             return _refusal(error, names)
         case UnknownModel():
             return unknown_model(error.model, error.known)
+        case UnknownConversation():
+            return ApiError("conversation_not_found", f"There is no conversation {str(error)!r}.")
+        case ConversationRefused():
+            return ApiError(error.code, error.message, retry_after_s=error.retry_after_s)
         case UnknownOperation():
             return ApiError("operation_not_found", f"There is no operation {str(error)!r}.")
         case InvalidModel():

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
-from typing import Annotated, Any
+from typing import Annotated, Any, Protocol
 
 from fastapi import APIRouter, Body, Header, Query, Request
 from fastapi.responses import JSONResponse, StreamingResponse
@@ -48,17 +48,23 @@ Wait = Annotated[bool, Query(description="Answer when the order has ended.")]
 def fleet_routes(control: FleetControl, wait_limit_s: float) -> APIRouter:
     """``wait_limit_s``: after so long ``?wait=true`` answers 202 after all."""
     router = APIRouter(prefix="/fleet", tags=["fleet"])
-    orders = _Orders(control, wait_limit_s)
+    orders = Orders(control, wait_limit_s)
     _looking(router, control)
     _ordering(router, control, orders)
     _configuring(router, control, orders)
     return router
 
 
-class _Orders:
+class OperationRegister(Protocol):
+    def operation(self, operation: str) -> OperationView: ...
+
+    async def wait(self, operation: str) -> OperationView: ...
+
+
+class Orders:
     """Answers for operations."""
 
-    def __init__(self, control: FleetControl, limit_s: float) -> None:
+    def __init__(self, control: OperationRegister, limit_s: float) -> None:
         self._control = control
         self._limit_s = limit_s
 
@@ -109,7 +115,7 @@ def _looking(router: APIRouter, control: FleetControl) -> None:
         return control.model(model)
 
 
-def _ordering(router: APIRouter, control: FleetControl, orders: _Orders) -> None:
+def _ordering(router: APIRouter, control: FleetControl, orders: Orders) -> None:
     @router.post("/models/{model:path}/wake")
     async def wake(model: str, request: Request, wait: Wait = False) -> JSONResponse:
         with audited(request.scope, "wake", model) as act:
@@ -152,7 +158,7 @@ def _ordering(router: APIRouter, control: FleetControl, orders: _Orders) -> None
             return await orders.answer(operation, wait, act)
 
 
-def _configuring(router: APIRouter, control: FleetControl, orders: _Orders) -> None:
+def _configuring(router: APIRouter, control: FleetControl, orders: Orders) -> None:
     @router.post("/models")
     async def add(
         body: Annotated[dict[str, Any], Body()], request: Request, wait: Wait = False

@@ -81,7 +81,7 @@ class _Form:
     def _headers_finished(self) -> None:
         _, options = parse_options_header(self._disposition)
         name = options.get(b"name", b"").decode("utf-8", "replace")
-        if name in REMOVED:
+        if name in (*REMOVED, "vllm_xargs"):
             self.forbidden = name
         self._current = self._fields.get(name)
         if self._current is not None:

@@ -14,23 +14,35 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Mapping
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from secrets import token_hex
 
 from starlette.types import Receive, Send
 
 from controller.api.auth import Caller
-from controller.api.bodies import Call, ClientGone, parse_json, read_body, salted
+from controller.api.bodies import (
+    Call,
+    ClientGone,
+    conversation_id,
+    parse_json,
+    read_body,
+    salted,
+)
 from controller.api.connection import EngineBroken
 from controller.api.errors import ApiError, as_api_error
 from controller.api.forms import parse_form
+from controller.api.forwarding import Forwarding
 from controller.api.reply import Reply, Stage
 from controller.api.routes import InferenceLimits, Route, max_wait_s, passed_headers
+from controller.api.turns import told_of_turn
 from controller.api.upstream import Answer, Upstream
 from controller.api.waiting import ClientWatch, Heartbeat
-from controller.metrics import Metrics
-from controller.ports import Lease, Leases, Outlook
+from controller.conversation_ports import Conversations, Turn
+from controller.ports import Lease, Leases, Outlook, RequestCounts
+from kv_store.conversations import ConversationKey
 from kv_store.keys import domain_of, salt_of
+from kv_store.reports import WITH_TOKENS
 
 log = logging.getLogger("torpor.api")
 
@@ -56,8 +68,18 @@ class Inference:
     """Serves the allow-listed routes."""
 
     def __init__(
-        self, limits: InferenceLimits, leases: Leases, upstream: Upstream, metrics: Metrics
+        self,
+        limits: InferenceLimits,
+        leases: Leases,
+        upstream: Upstream,
+        metrics: RequestCounts,
+        conversations: Conversations | None = None,
+        elsewhere: Forwarding | None = None,
     ) -> None:
+        """``conversations`` None: none are kept, and their names only tell salts apart; or they
+        are kept ``elsewhere``, and whatever names one is handed over."""
+        self.conversations = conversations
+        self.elsewhere = elsewhere
         self.limits = limits
         self.leases = leases
         self.upstream = upstream
@@ -70,7 +92,7 @@ class Inference:
         reply = Reply(send, asked.request_id, asked.route.dialect)
         exchange = _Exchange(self, asked, reply)
         try:
-            await exchange.run(receive)
+            await exchange.run(receive, send)
         except ClientGone:
             reply.status = _CLIENT_LEFT
         except Exception as error:
@@ -82,7 +104,8 @@ class Inference:
             reply.waited(exchange.waited_s())
             await reply.fail(refused)
         finally:
-            self.metrics.request(exchange.model, asked.path, reply.status or _CLIENT_LEFT)
+            if not exchange.is_elsewhere:
+                self.metrics.request(exchange.model, asked.path, reply.status or _CLIENT_LEFT)
 
 
 class _Exchange:
@@ -91,6 +114,8 @@ class _Exchange:
     def __init__(self, inference: Inference, asked: Asked, reply: Reply) -> None:
         self.model = ""
         """As metrics may name it: set once it is asked of the fleet, empty if there is none."""
+        self.is_elsewhere = False
+        """Handed over, and counted there."""
         self._was_granted = False
         self._inference = inference
         self._asked = asked
@@ -98,23 +123,44 @@ class _Exchange:
         self._arrived = time.monotonic()
         self._queued_s = 0.0
         self._limit_s: float | None = None
+        self._conversation = ""
+        self._turn: Turn | None = None
+        self._answer: Answer | None = None
+        """The one that the client got."""
 
     def waited_s(self) -> float:
         return self._queued_s if self._was_granted else time.monotonic() - self._arrived
 
-    async def run(self, receive: Receive) -> None:
+    async def run(self, receive: Receive, send: Send) -> None:
         call = await self._read(receive)
         self._limit_s = max_wait_s(self._asked.headers)
         self.model = call.model
+        self._conversation = conversation_id(self._asked.headers, call)
+        elsewhere = self._inference.elsewhere
+        if elsewhere is not None and self._conversation and self._asked.route.is_salted:
+            await self._hand_over(call, elsewhere, receive, send)
+            return
         heartbeat = self._heartbeat(call)
         stall_s = self._inference.limits.client_stall_s
         async with ClientWatch(receive, self._reply, stall_s) as watch:
             try:
-                await self._until_answered(call, heartbeat)
+                await self._in_turn(call, heartbeat)
             finally:
                 await heartbeat.stop()
         if watch.is_gone:
             raise ClientGone
+
+    async def _hand_over(
+        self, call: Call, elsewhere: Forwarding, receive: Receive, send: Send
+    ) -> None:
+        own = (
+            (b"x-request-id", self._asked.request_id.encode()),
+            (b"x-conversation-id", self._conversation.encode()),
+        )
+        names = {name for name, _ in own}
+        headers = [pair for pair in self._asked.headers.items() if pair[0] not in names]
+        await elsewhere.hand_over(self._asked.path, [*headers, *own], call.body, receive, send)
+        self.is_elsewhere = True
 
     async def _read(self, receive: Receive) -> Call:
         headers, limits = self._asked.headers, self._inference.limits
@@ -130,6 +176,24 @@ class _Exchange:
 
     def _outlook(self) -> Outlook:
         return self._inference.leases.outlook(self.model)
+
+    async def _in_turn(self, call: Call, heartbeat: Heartbeat) -> None:
+        """After whatever was asked of its conversation before."""
+        conversations = self._inference.conversations
+        if not self._conversation or not self._asked.route.is_salted or conversations is None:
+            return await self._until_answered(call, heartbeat)
+        heartbeat.begin()
+        key = ConversationKey(self._asked.caller.tenant, self._conversation)
+        async with AsyncExitStack() as stack:
+            try:
+                async with asyncio.timeout(self._remaining_s()):
+                    turn = conversations.turn(key, call.model)
+                    self._turn = await stack.enter_async_context(turn)
+            except TimeoutError:
+                message = "An earlier request of this conversation took too long."
+                raise ApiError("deadline_passed", message) from None
+            self._queued_s += time.monotonic() - self._arrived
+            return await self._until_answered(call, heartbeat)
 
     async def _until_answered(self, call: Call, heartbeat: Heartbeat) -> None:
         """On one engine, or on as many as break before they said anything."""
@@ -158,11 +222,14 @@ class _Exchange:
             request_id=asked.request_id,
             tenant=asked.caller.tenant,
             max_wait_s=self._remaining_s(),
+            priority=call.priority,
         ) as lease:
             await heartbeat.stop()
             self._granted(lease)
             try:
-                await self._relay(call, lease)
+                engines_id = self._engines_id(lease)
+                await self._relay(call, lease, engines_id)
+                await self._turn_ended(lease, engines_id)
             except EngineBroken as broken:
                 leases.report_broken(lease, broken.reason)
                 raise
@@ -180,19 +247,33 @@ class _Exchange:
         self._reply.granted(lease, self._queued_s)
         self._inference.metrics.granted(self.model, lease.state, lease.queued_s)
 
-    async def _relay(self, call: Call, lease: Lease) -> None:
+    async def _turn_ended(self, lease: Lease, engines_id: str) -> None:
+        """While the lease still holds the engine where it is. The client has its answer."""
+        turn, answer = self._turn, self._answer
+        if turn is None or answer is None or answer.status >= 400:
+            return
+        told = None
+        if lease.kv_identity:
+            told = await told_of_turn(self._inference.upstream, lease.endpoint, engines_id)
+        await turn.spoke(lease.replica, self._salt(lease), answer.kv, told)
+
+    async def _relay(self, call: Call, lease: Lease, engines_id: str) -> None:
         route, reply = self._asked.route, self._reply
-        headers = passed_headers(self._asked.headers, self._engines_id(lease))
+        headers = passed_headers(self._asked.headers, engines_id)
+        self._answer = None
+        if self._turn is not None:
+            self._turn.reaches()
         async with self._inference.upstream.post(
-            lease.endpoint, route.upstream, self._body(call, lease), headers
+            lease.endpoint, route.upstream, self._body(call, lease, engines_id), headers
         ) as answer:
             first = await answer.chunk()
             _check(answer, first)
+            self._answer = answer
             if answer.status < 400:
                 ttft_s = time.monotonic() - self._arrived
                 self._inference.metrics.first_byte(self.model, lease.state, ttft_s)
             if answer.kv:
-                self._inference.metrics.kv.found(self.model, answer.kv)
+                self._inference.metrics.kv_found(self.model, answer.kv)
             if reply.stage is Stage.COMMENTS and not answer.is_sse:
                 await reply.translate(answer.status, first + await answer.rest())
                 return
@@ -205,16 +286,22 @@ class _Exchange:
         """The engine tells what KV it found by request: the same id must not come twice, and
         callers choose theirs."""
         own = self._asked.request_id
-        return f"{own}-{token_hex(8)}" if lease.kv_identity else own
+        if not lease.kv_identity:
+            return own
+        return f"{own}{WITH_TOKENS if self._turn is not None else '-'}{token_hex(8)}"
 
-    def _body(self, call: Call, lease: Lease) -> bytes:
-        """With the salt that tells its KV from everybody else's."""
-        if not lease.kv_identity or not self._asked.route.is_salted:
+    def _body(self, call: Call, lease: Lease, engines_id: str) -> bytes:
+        """With the salt that tells its KV from everybody else's, in the engine's own cache too."""
+        if not self._asked.route.is_salted:
             return call.body
-        conversation = self._asked.headers.get(b"x-conversation-id", b"").decode("latin-1")
+        takes_id = lease.kv_identity and self._asked.route.takes_id
+        own_id = f"resp_{engines_id}" if takes_id else ""
+        return salted(call.body, self._salt(lease), own_id)
+
+    def _salt(self, lease: Lease) -> str:
         isolation, tenant = self._inference.limits.kv_isolation, self._asked.caller.tenant
-        domain = domain_of(isolation, tenant=tenant, conversation=conversation)
-        return salted(call.body, salt_of(lease.kv_identity, domain))
+        domain = domain_of(isolation, tenant=tenant, conversation=self._conversation)
+        return salt_of(lease.kv_identity, domain)
 
 
 def _check(answer: Answer, first: bytes) -> None:

@@ -34,6 +34,8 @@ class Route:
     streams: bool = False
     is_salted: bool = False
     """Its answers depend on KV, and the engine takes a salt."""
+    takes_id: bool = False
+    """The engine takes a request's id from the body, as a response's; elsewhere from the head."""
     dialect: Dialect = Dialect.OPENAI
 
 
@@ -43,7 +45,11 @@ ROUTES: dict[str, Route] = {
     ),
     "/v1/completions": Route("/v1/completions", "Text that goes on", streams=True, is_salted=True),
     "/v1/responses": Route(
-        "/v1/responses", "A response (OpenAI's newer form)", streams=True, is_salted=True
+        "/v1/responses",
+        "A response (OpenAI's newer form)",
+        streams=True,
+        is_salted=True,
+        takes_id=True,
     ),
     "/v1/messages": Route(
         "/v1/messages",

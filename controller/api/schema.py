@@ -24,6 +24,13 @@ _MAX_WAIT = {
     "description": "Longest wait for an engine, in seconds; else the model's own.",
     "schema": {"type": "number", "minimum": 0},
 }
+_CONVERSATION = {
+    "name": "x-conversation-id",
+    "in": "header",
+    "required": False,
+    "description": "The conversation that it belongs to.",
+    "schema": {"type": "string", "maxLength": 128},
+}
 
 
 def name_inference_routes(app: FastAPI) -> None:
@@ -49,7 +56,7 @@ def _operation(path: str, route: Route) -> dict[str, Any]:
         "summary": route.summary,
         "description": f"Passed through to vLLM's `{route.upstream}`.",
         "operationId": path.strip("/").replace("/", "_"),
-        "parameters": [_MAX_WAIT],
+        "parameters": [_MAX_WAIT, *([_CONVERSATION] if route.is_salted else [])],
         "requestBody": {"required": True, "content": {body: {"schema": _BODY}}},
         "responses": {
             "200": {"description": "vLLM's answer", "content": {kind: {} for kind in answers}},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -12,6 +13,14 @@ from controller.metrics import CONTENT_TYPE, Metrics
 from controller.ports import FleetControl, ModelView
 
 
+@dataclass(slots=True)
+class Readiness:
+    """Whether clients may be sent here."""
+
+    is_leaving: bool = False
+    """This process was told to stop."""
+
+
 def torpor_version() -> str:
     try:
         return version("torpor")
@@ -19,7 +28,7 @@ def torpor_version() -> str:
         return "0+unknown"
 
 
-def status_routes(control: FleetControl, metrics: Metrics) -> APIRouter:
+def status_routes(control: FleetControl, metrics: Metrics, readiness: Readiness) -> APIRouter:
     router = APIRouter(tags=["status"])
 
     @router.get("/v1/models")
@@ -43,7 +52,9 @@ def status_routes(control: FleetControl, metrics: Metrics) -> APIRouter:
 
     @router.get("/readyz")
     async def readyz() -> dict[str, Any]:
-        """There is a node to place engines on."""
+        """There is a node to place engines on, and this process goes on."""
+        if readiness.is_leaving:
+            raise ApiError("not_ready", "This controller was told to stop.")
         view = control.view()
         if not view.nodes:
             raise ApiError("not_ready", "No node has joined the pool.")

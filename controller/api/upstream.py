@@ -11,12 +11,14 @@ that closes later has been worked on: that is a broken engine.
 from __future__ import annotations
 
 import asyncio
+import errno
 from dataclasses import dataclass
 from functools import lru_cache
 from types import TracebackType
 from typing import Self
 
 from controller.api.connection import EngineBroken, EngineConnection
+from controller.api.errors import ApiError
 from workers.engine import Endpoint
 
 _HOP_BY_HOP = frozenset(
@@ -41,6 +43,15 @@ _LOST_RACE_S = 1.0
 was worked on."""
 _LOOK_S = 1.0
 """Silent and idle connections are looked for at this interval, or oftener."""
+
+_OUR_OWN_LACK = (
+    errno.EMFILE,
+    errno.ENFILE,
+    errno.EADDRNOTAVAIL,
+    errno.ENOMEM,
+    errno.ENOBUFS,
+)
+"""Says nothing of the engine."""
 
 Place = tuple[str, int]
 
@@ -160,6 +171,8 @@ class Upstream:
                     lambda: EngineConnection(self._busy.discard), *place
                 )
         except (OSError, TimeoutError) as error:
+            if isinstance(error, OSError) and error.errno in _OUR_OWN_LACK:
+                raise ApiError("no_sockets", f"No connection to spare: {error.strerror}.") from None
             raise EngineBroken(f"{type(error).__name__}: {error}") from error
         return connection
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import asdict
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from dataclasses import asdict, replace
 from math import inf
 
 from controller.core.commands import Command, FinishOperation
@@ -22,10 +22,12 @@ from controller.core.ledger import HOST
 from controller.core.lifecycle import Phase, Replica
 from controller.core.models import ModelRecord
 from controller.core.names import Depth, ModelName, ModelSpec, NodeId, OperationId, model_of
+from controller.drivers.catalogue import Catalogue, Configured
 from controller.drivers.live import LiveDriver
 from controller.drivers.operations import Operations
 from controller.drivers.stream import EventStream
 from controller.ports import (
+    ConfigView,
     FleetEvent,
     FleetView,
     InvalidModel,
@@ -53,7 +55,17 @@ class LiveControl:
         self._stream = EventStream(first_id=int(time.time() * 1000))
         self._created: dict[ModelName, int] = {}
         self._removing: dict[OperationId, ModelName] = {}
+        self._catalogue = Catalogue(driver)
+        self._config: ConfigView | None = None
         driver.observers.append(self)
+
+    @property
+    def operations(self) -> Operations:
+        """For whoever has orders of another kind to give."""
+        return self._operations
+
+    def publish(self, type_: str, payload: dict[str, object]) -> None:
+        self._stream.publish(type_, payload)
 
     # Observer
 
@@ -102,7 +114,7 @@ class LiveControl:
         fleet = self._driver.fleet
         models = tuple(self._view_of(r) for r in fleet.models.values() if not r.is_removed)
         nodes = tuple(self._node(node) for node in fleet.ledger.budgets)
-        return FleetView(models, nodes, fleet.waiting())
+        return FleetView(models, nodes, fleet.waiting(), self._config)
 
     def model(self, model: str) -> ModelView:
         return self._view_of(self._record(model))
@@ -153,6 +165,7 @@ class LiveControl:
             raise InvalidModel(f"name: {spec.name!r} is the name of a model {how}")
         self._driver.engines[spec.name] = engine
         self._created[spec.name] = int(time.time())
+        self._catalogue.added_over_the_api(spec.name)
         operation = self._begin("add", spec.name)
         self._driver.feed(ModelAdded(self._driver.now(), spec))
         self._finish(operation, "", self._driver.now())
@@ -162,8 +175,24 @@ class LiveControl:
         name = self._record(model).spec.name
         operation = self._begin("remove", name)
         self._removing[operation] = name
+        self._catalogue.removed_over_the_api(name)
         self._driver.feed(ModelRemoved(self._driver.now(), name))
         return operation
+
+    # the configuration file
+
+    def reconfigure(self, models: Iterable[Configured], view: ConfigView) -> None:
+        """The file was read again and these are its models."""
+        applied = self._catalogue.apply(models)
+        needs_restart = (*view.needs_restart, *applied.left)
+        self.tell_of_config(replace(view, needs_restart=needs_restart), asdict(applied))
+
+    def tell_of_config(self, view: ConfigView, applied: dict[str, object] | None = None) -> None:
+        """How the last look at the file ended, and what came of it."""
+        self._config = view
+        self._stream.publish("config", {**asdict(view), **(applied or {})})
+
+    # operations
 
     def operation(self, operation: str) -> OperationView:
         return self._operations.view(operation, self._driver.now())

@@ -7,8 +7,8 @@ from itertools import count
 from types import TracebackType
 
 from controller.core.commands import GrantLease
-from controller.core.events import LeaseReleased, RequestArrived, RequestCancelled
-from controller.core.names import ModelName, ReplicaId, RequestId
+from controller.core.events import LeaseFound, LeaseReleased, RequestArrived, RequestCancelled
+from controller.core.names import ModelName, ModelState, Priority, ReplicaId, RequestId, model_of
 from controller.drivers.live import LiveDriver
 from controller.ports import Lease, Outlook
 
@@ -21,10 +21,24 @@ class LiveLeases:
         self._numbers = count(1)
 
     def acquire(
-        self, model: str, *, request_id: str, tenant: str = "", max_wait_s: float | None = None
-    ) -> _Acquired:
-        request = RequestId(f"{next(self._numbers)}:{request_id}")
-        return _Acquired(self._driver, request, ModelName(model), tenant, max_wait_s)
+        self,
+        model: str,
+        *,
+        request_id: str,
+        tenant: str = "",
+        max_wait_s: float | None = None,
+        priority: Priority = Priority.DEFAULT,
+    ) -> Claim:
+        request = self._numbered(request_id)
+        return Claim(self._driver, request, ModelName(model), tenant, max_wait_s, priority)
+
+    def kept(self, replica: str, request_id: str) -> Claim:
+        """Of a lease that is in use though this fleet did not grant it."""
+        driver, request, id_ = self._driver, self._numbered(request_id), ReplicaId(replica)
+        claim = Claim(driver, request, model_of(id_), "", None)
+        claim.granted.set_result(GrantLease(request, id_, ModelState.AWAKE, 0.0, 0.0))
+        driver.feed(LeaseFound(driver.now(), request, id_))
+        return claim
 
     def outlook(self, model: str) -> Outlook:
         outlook = self._driver.fleet.outlook(ModelName(model))
@@ -33,11 +47,15 @@ class LiveLeases:
     def report_broken(self, lease: Lease, reason: str) -> None:
         self._driver.suspect(ReplicaId(lease.replica), reason)
 
+    def _numbered(self, request_id: str) -> RequestId:
+        return RequestId(f"{next(self._numbers)}:{request_id}")
 
-class _Acquired:
-    """The lease of one request, while its context lasts."""
 
-    __slots__ = ("_driver", "_max_wait_s", "_model", "_request", "_tenant")
+class Claim:
+    """Of one request to a lease. As a context it waits for the lease, which lasts as long; by
+    hand: begin(), lease() once ``granted`` is done, end()."""
+
+    __slots__ = ("_driver", "_max_wait_s", "_model", "_priority", "_request", "_tenant", "granted")
 
     def __init__(
         self,
@@ -46,19 +64,22 @@ class _Acquired:
         model: ModelName,
         tenant: str,
         max_wait_s: float | None,
+        priority: Priority = Priority.DEFAULT,
     ) -> None:
+        self.granted: asyncio.Future[GrantLease] = asyncio.get_running_loop().create_future()
         self._driver = driver
         self._request = request
         self._model = model
         self._tenant = tenant
         self._max_wait_s = max_wait_s
+        self._priority = priority
 
     async def __aenter__(self) -> Lease:
-        grant = await self._granted()
         try:
-            return self._lease(grant)
+            await self.begin()
+            return self.lease()
         except BaseException:
-            self._release()
+            self.end()
             raise
 
     async def __aexit__(
@@ -67,12 +88,27 @@ class _Acquired:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._release()
+        self.end()
 
-    def _release(self) -> None:
-        self._driver.feed(LeaseReleased(self._driver.now(), self._request))
+    def begin(self) -> asyncio.Future[GrantLease]:
+        """Done at once where nothing has to be waited for; its exception is Refused."""
+        driver = self._driver
+        driver.grants[self._request] = self.granted
+        driver.feed(
+            RequestArrived(
+                driver.now(),
+                self._request,
+                self._model,
+                self._max_wait_s,
+                self._tenant,
+                self._priority,
+            )
+        )
+        return self.granted
 
-    def _lease(self, grant: GrantLease) -> Lease:
+    def lease(self) -> Lease:
+        """Raises Refused."""
+        grant = self.granted.result()
         driver, limit_s = self._driver, self._max_wait_s
         if limit_s is None:
             limit_s = driver.fleet.models[self._model].spec.max_wait_s
@@ -86,16 +122,11 @@ class _Acquired:
             max_wait_s=limit_s,
         )
 
-    async def _granted(self) -> GrantLease:
-        driver, request = self._driver, self._request
-        waiting: asyncio.Future[GrantLease] = asyncio.get_running_loop().create_future()
-        driver.grants[request] = waiting
-        driver.feed(
-            RequestArrived(driver.now(), request, self._model, self._max_wait_s, self._tenant)
-        )
-        try:
-            return await waiting
-        except asyncio.CancelledError:
+    def end(self) -> None:
+        """Withdraws or releases it, whichever it is; nothing where it was refused."""
+        driver, request, granted = self._driver, self._request, self.granted
+        if granted.cancelled() or not granted.done():
             driver.grants.pop(request, None)
             driver.feed(RequestCancelled(driver.now(), request))
-            raise
+        elif granted.exception() is None:
+            driver.feed(LeaseReleased(driver.now(), request))

@@ -117,7 +117,8 @@ class LiveDriver:
         self.max_model_len: dict[ModelName, int] = {}
         self.observers: list[Observer] = []
         self.grants: dict[RequestId, asyncio.Future[GrantLease]] = {}
-        self._specs = [spec for spec, _ in models]
+        self.configured = {spec.name: (spec, engine) for spec, engine in models}
+        """As it was at the beginning."""
         self._limit = limit
         self._nodes: dict[str, NodeFound] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -133,7 +134,7 @@ class LiveDriver:
     async def open(self) -> None:
         """Join the pool, adopt what runs there, make the models known, begin."""
         await self.pool.open()
-        for spec in self._specs:
+        for spec, _ in self.configured.values():
             self.feed(ModelAdded(self.now(), spec))
         nodes = await self.pool.nodes()
         for seen in await self.pool.discover():
@@ -188,8 +189,10 @@ class LiveDriver:
             async with asyncio.timeout(_LOOK_S):
                 _, writer = await asyncio.open_connection(endpoint.host, endpoint.port)
             writer.close()
-        except (OSError, TimeoutError):
+        except (ConnectionError, TimeoutError):
             self.feed(EngineLost(self.now(), replica, incarnation, f"out of reach: {reason}"))
+        except OSError as error:
+            log.warning("cannot look at %s, which says nothing of it: %s", replica, error)
 
     def _quarantine(self, broken: InvariantBroken) -> None:
         """We erred about this replica: get rid of its engine and serve on."""

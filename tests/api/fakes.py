@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
-from controller.core.names import ModelState, RejectReason
+from controller.core.names import ModelState, Priority, RejectReason
 from controller.ports import (
     FleetEvent,
     FleetView,
@@ -34,6 +34,7 @@ class Acquired:
     request_id: str
     tenant: str
     max_wait_s: float | None
+    priority: Priority = Priority.DEFAULT
 
 
 @dataclass
@@ -54,9 +55,15 @@ class FakeLeases:
 
     @asynccontextmanager
     async def acquire(
-        self, model: str, *, request_id: str, tenant: str = "", max_wait_s: float | None = None
+        self,
+        model: str,
+        *,
+        request_id: str,
+        tenant: str = "",
+        max_wait_s: float | None = None,
+        priority: Priority = Priority.DEFAULT,
     ) -> AsyncIterator[Lease]:
-        self.waits.append(Acquired(model, request_id, tenant, max_wait_s))
+        self.waits.append(Acquired(model, request_id, tenant, max_wait_s, priority))
         began = asyncio.get_running_loop().time()
         if model in self.gates:
             await self._opened(self.gates[model])

@@ -11,7 +11,7 @@ import pytest
 
 from controller.api.app import ApiSettings
 from controller.api.routes import InferenceLimits
-from controller.core.names import ModelState, RejectReason
+from controller.core.names import ModelState, Priority, RejectReason
 from controller.ports import Refused
 from tests.api.conftest import Stand
 from tests.api.engine import KEY, ScriptedEngine, Seen, hangs, rude_engine, says, streams
@@ -32,7 +32,9 @@ async def test_bytes_go_both_ways_untouched(stand: Stand) -> None:
     client = await stand.open()
     answer = await client.post(CHAT, content=body, headers={"content-type": "application/json"})
     assert answer.content == b'{"said":  "\xc3\xa9"}'
-    assert engine.seen[0].body == body
+    salt, rest = engine.seen[0].body[:81], engine.seen[0].body[81:]
+    assert salt.startswith(b'{"cache_salt":"')
+    assert rest == body[1:]
     assert engine.seen[0].path == CHAT
 
 
@@ -85,6 +87,7 @@ async def test_what_steers_kv_is_removed(stand: Stand, field: str) -> None:
     await client.post(CHAT, content=raw)
     got = engine.seen[0].json()
     assert got.pop("vllm_xargs", {}) == {}
+    assert got.pop("cache_salt") != "theirs"
     assert got == asks()
 
 
@@ -92,7 +95,7 @@ async def test_a_key_that_comes_twice_is_settled_before_the_engine(stand: Stand)
     engine = await stand.engine(model="chat")
     client = await stand.open()
     await client.post(CHAT, content=b'{"model": "other", "model": "chat"}')
-    assert engine.seen[0].body == b'{"model":"chat"}'
+    assert engine.seen[0].body.endswith(b'","model":"chat"}')
 
 
 async def test_an_engines_own_error_is_passed_on(stand: Stand) -> None:
@@ -315,3 +318,21 @@ async def test_a_body_that_never_comes_is_not_waited_for(stand: Stand) -> None:
     writer.write(b"content-length: 10\r\n\r\n")
     assert b" 408 " in await asyncio.wait_for(reader.readline(), 10)
     writer.transport.abort()
+
+
+@pytest.mark.parametrize(
+    ("tier", "priority"),
+    [
+        ("priority", Priority.PRIORITY),
+        ("flex", Priority.FLEX),
+        ("auto", Priority.DEFAULT),
+        (None, Priority.DEFAULT),
+        (["flex"], Priority.DEFAULT),
+    ],
+)
+async def test_the_service_tier_says_who_goes_first(
+    stand: Stand, tier: object, priority: Priority
+) -> None:
+    client = await stand.open()
+    await client.post(CHAT, json={"model": "chat", "service_tier": tier})
+    assert stand.leases.waits[0].priority is priority

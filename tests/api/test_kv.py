@@ -25,11 +25,13 @@ def test_a_salt_goes_before_everything_else() -> None:
     assert salted(b' {"model":"m"}', "s") == b'{"cache_salt":"s","model":"m"}'
 
 
-async def test_without_kv_the_body_stays_as_it_is(stand: Stand) -> None:
+async def test_without_a_tier_the_engines_own_cache_is_salted(stand: Stand) -> None:
     engine = await stand.engine()
     client = await stand.open()
-    await client.post("/v1/chat/completions", json=body())
-    assert engine.seen[0].json() == body()
+    await client.post("/v1/chat/completions", json=body(cache_salt="theirs"))
+    got = engine.seen[0].json()
+    assert got.pop("cache_salt") not in ("", "theirs")
+    assert got == body()
 
 
 async def test_a_clients_salt_is_replaced(stand: Stand) -> None:
@@ -119,3 +121,24 @@ async def test_the_engine_is_given_an_id_that_nobody_can_guess(stand: Stand) -> 
     first, second = (seen.headers["x-request-id"] for seen in engine.seen)
     assert first.startswith("mine-")
     assert first != second
+
+
+async def test_a_response_is_asked_for_by_the_engines_id(stand: Stand) -> None:
+    """vLLM takes that route's id from the body, and tells what it found by it."""
+    stand.leases.kv_identity = "weights"
+    engine = await stand.engine()
+    client = await stand.open()
+    asked = {"model": "chat", "input": "hi", "request_id": "somebody else's"}
+    await client.post("/v1/responses", json=asked)
+    await client.post("/v1/chat/completions", json=body(request_id=None))
+    response, chat = engine.seen
+    assert response.body.count(b"request_id") == 1
+    assert response.json()["request_id"] == "resp_" + response.headers["x-request-id"]
+    assert "request_id" not in chat.json()
+
+
+async def test_without_kv_a_response_is_given_no_id(stand: Stand) -> None:
+    engine = await stand.engine()
+    client = await stand.open()
+    await client.post("/v1/responses", json={"model": "chat", "input": "hi"})
+    assert "request_id" not in engine.seen[0].json()

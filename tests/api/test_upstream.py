@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 from itertools import pairwise
 
 import pytest
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from controller.api.connection import EngineBroken, EngineConnection
 from controller.api.upstream import Upstream
 from tests.api.wire import KEY, a_wire, asked, limits
+from workers.engine import Endpoint
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\n"
 BOUNDED = HEAD + b"Content-Length: 11\r\n\r\nhello world"
@@ -242,3 +244,25 @@ async def test_an_answer_ends_the_sending_of_a_large_body() -> None:
     await asyncio.wait_for(sending, 10)
     assert await connection.chunk() == b"hello world"
     assert not connection.release()
+
+
+async def test_what_we_abort_is_not_whole() -> None:
+    """An answer that ends where the connection does, and it is we who end it."""
+
+    async def half(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\n\r\nhalf")
+        with suppress(ConnectionError):
+            await reader.read()
+        writer.close()
+
+    server = await asyncio.start_server(half, "127.0.0.1", 0)
+    endpoint = Endpoint("127.0.0.1", server.sockets[0].getsockname()[1], KEY)
+    upstream = Upstream(limits())
+    async with upstream:
+        asking = upstream.post(endpoint, "/v1/completions", b"{}", b"")
+        answer = await asking.__aenter__()
+        assert await answer.chunk() == b"half"
+    with pytest.raises(EngineBroken):
+        await answer.chunk()
+    server.close()
+    await server.wait_closed()

@@ -60,4 +60,4 @@ def test_a_name_is_one_segment_of_the_path(fleet: FleetClient) -> None:
 
 def test_another_servers_answer_is_not_taken_for_a_fleets(served: tuple[str, Asked]) -> None:
     with FleetClient(served[0]) as client, pytest.raises(FleetUnreachable, match="another version"):
-        client._read(type(VIEW), client._ask("GET", "/other"))
+        client.read(type(VIEW), client.ask("GET", "/other"))

@@ -16,6 +16,7 @@ from controller.core.names import (
     NOTHING,
     Depth,
     Instant,
+    Ladder,
     ModelName,
     ModelState,
     NodeId,
@@ -46,6 +47,25 @@ async def refusal(stand: Stand, model: str, max_wait_s: float | None = None) -> 
             pass
     assert not stand.driver.grants
     return refused.value
+
+
+# the time
+
+
+def test_a_deadline_that_moved_away_is_kept_and_the_old_one_is_not_told() -> None:
+    async def story() -> None:
+        async with a_fleet(spec("a", ladder=Ladder(level_1_s=100.0))) as stand:
+            await once(stand, "a")
+            await asyncio.sleep(60.0)
+            await once(stand, "a", serve_s=30.0)
+            told_from = len(stand.seen.events)
+            await asyncio.sleep(99.0)
+            assert "TimePassed" not in stand.seen.kinds()[told_from:]
+            assert stand.driver.fleet.state(ModelName("a")) == "awake"
+            await asyncio.sleep(20.0)
+            assert stand.driver.fleet.state(ModelName("a")) == "level_1"
+
+    run(story())
 
 
 # requests

@@ -34,6 +34,8 @@ from controller.core.names import (
 )
 from controller.drivers.live import DEPTH_OF
 from controller.drivers.world import Order, World
+from kv_store.lmcache_client import Placed, Prefix
+from kv_store.placing import KVOrder
 from workers.engine import (
     CanaryMismatch,
     Endpoint,
@@ -121,6 +123,9 @@ class WorldPool:
     async def export(self, replica: str) -> KVExport:
         await self._carried_out(ExportKV(UNNUMBERED, ReplicaId(replica)))
         return KVExport(1, 1, 0, 1, 1.0)
+
+    async def kv(self, node: str, order: KVOrder, prefix: Prefix, limit_s: float) -> Placed:
+        raise EngineError("these engines keep no KV")
 
     async def wake(self, replica: str) -> Report:
         depth = self.world.engines[ReplicaId(replica)].depth or Depth.AWAKE

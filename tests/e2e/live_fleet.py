@@ -16,6 +16,7 @@ import psutil
 from controller import journal
 from controller.client import FleetClient
 from controller.core.commands import StartEngine
+from controller.ports import ConfigView
 
 _START_S = 240.0
 _STOP_S = 60.0
@@ -98,6 +99,19 @@ class LiveFleet:
             lines = events.iter_lines()
             while self.client.model(model).state not in states:
                 next(lines)
+
+    def await_running(self, model: str, count: int) -> None:
+        """Asks until so many requests are being answered."""
+        while self.client.model(model).running < count:
+            assert self._process.poll() is None, "".join(self.told)
+
+    def await_config(self, after: float) -> ConfigView:
+        """Follows the fleet's events until its file was looked at again."""
+        with self.client.stream("GET", "/fleet/events") as events:
+            lines = events.iter_lines()
+            while (config := self.client.fleet().config) is None or config.at <= after:
+                next(lines)
+        return config
 
     def _read(self) -> None:
         assert self._process.stdout is not None

@@ -6,6 +6,7 @@ import asyncio
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -106,6 +107,34 @@ async def test_a_controller_that_dies_at_work_loses_no_engine(fleet: LiveFleet) 
     assert any('"event": "restarting"' in line for line in fleet.told)
     assert (await ask(fleet, "plain")).status_code == 200
     assert fleet.engine("plain").pid == engine
+
+
+async def test_requests_go_on_while_the_file_is_read_again(fleet: LiveFleet) -> None:
+    """One model's engine is replaced, one comes, one goes; a wrong file changes nothing."""
+    config = fleet.directory / "fleet.yaml"
+    written = config.read_text()
+    raw = yaml.safe_load(written)
+    raw["models"] = [model for model in raw["models"] if model["name"] != "stubborn"]
+    raw["models"][1] = fake("slow", token_delay_s=0.04)
+    raw["models"].append(fake("from-the-file"))
+    assert (await ask(fleet, "slow")).status_code == 200
+    before = fleet.engine("slow").pid
+    asked = [asyncio.create_task(ask(fleet, "slow", max_tokens=60)) for _ in range(4)]
+    await asyncio.to_thread(fleet.await_running, "slow", 4)
+    began = time.time()
+    config.write_text(yaml.safe_dump(raw))
+    assert (await asyncio.to_thread(fleet.await_config, began)).problems == ()
+    asked += [asyncio.create_task(ask(fleet, name)) for name in ("slow", "from-the-file", "plain")]
+    assert [answer.status_code for answer in await asyncio.gather(*asked)] == [200] * 7
+    assert fleet.engine("slow").pid != before
+    assert "stubborn" not in {model.model for model in fleet.client.models()}
+    began = time.time()
+    config.write_text(written.replace("path: nowhere", "pth: nowhere"))
+    refused = await asyncio.to_thread(fleet.await_config, began)
+    assert "models[0].pth: unknown key (did you mean path?)" in refused.problems
+    assert (await ask(fleet, "from-the-file")).status_code == 200
+    config.write_text(written)
+    assert (await asyncio.to_thread(fleet.await_config, refused.at)).problems == ()
 
 
 def test_models_come_and_go_at_run_time(fleet: LiveFleet) -> None:

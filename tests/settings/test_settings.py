@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import json
 from contextlib import nullcontext
-from dataclasses import fields
+from dataclasses import fields, replace
 from hashlib import sha256
 from math import inf
 from pathlib import Path
@@ -19,7 +19,16 @@ from controller.config_schema import (
     json_schema,
     schema_text,
 )
-from controller.core.names import CostGuess, Depth, FleetPolicy, Footprint, Ladder
+from controller.core.names import (
+    CostGuess,
+    Depth,
+    Eviction,
+    FleetPolicy,
+    Footprint,
+    Ladder,
+    Limits,
+    Prices,
+)
 from controller.footprints import CPU_PROCESS_BYTES, GIB
 from controller.hub import HubAccess
 from controller.keyring import new_key
@@ -112,7 +121,7 @@ def test_the_longest_request_fits_into_kv(tmp_path: Path) -> None:
 
 def test_defaults_are_the_cores(tmp_path: Path) -> None:
     settings = loaded(tmp_path, {"models": [fake()]})
-    assert settings.policy == FleetPolicy()
+    assert replace(settings.policy, prices=Prices()) == FleetPolicy()
     spec = settings.models[0].spec
     assert spec.ladder == Ladder()
     assert (spec.max_wait_s, spec.max_restarts, spec.deepest) == (300.0, 3, Depth.STOPPED)
@@ -125,7 +134,8 @@ def test_the_file_has_a_key_for_each_of_the_cores_policies() -> None:
         (CostSection, CostGuess),
         (IdleSection, Ladder),
     ):
-        assert sorted(section.model_fields) == sorted(f.name for f in fields(policy))
+        known = {f.name for f in fields(policy)} - {"tenant_limits", "tenants"}
+        assert sorted(section.model_fields) == sorted(known)
 
 
 def test_footprints_that_are_known_better(tmp_path: Path) -> None:
@@ -283,4 +293,57 @@ def test_the_examples_follow_the_schema_and_load(example: Path, tmp_path: Path) 
     (tmp_path / "examples").mkdir()
     copy = tmp_path / "examples" / example.name
     copy.write_text(example.read_text())
-    assert len(load(copy, {"HF_HUB_OFFLINE": "1"}).models) == 3
+    assert len(load(copy, {"HF_HUB_OFFLINE": "1"}).models) == len(raw["models"])
+
+
+def test_replicas_are_a_number_or_a_range(tmp_path: Path) -> None:
+    """A model's number goes over the range of ``defaults`` as a whole."""
+    raw = {
+        "defaults": {"replicas": {"min": 2, "max": 3}},
+        "models": [
+            fake(),
+            fake(name="n", replicas=1),
+            fake(name="o", replicas={"max": 5}, spread="none"),
+        ],
+    }
+    specs = [one.spec for one in loaded(tmp_path, raw).models]
+    assert [(spec.least_replicas, spec.replicas) for spec in specs] == [(2, 3), (1, 1), (2, 5)]
+    assert [spec.spreads for spec in specs] == [True, True, False]
+
+
+def test_the_controllers_log_can_go_to_stderr(tmp_path: Path) -> None:
+    raw = {"state_dir": "state", "models": [fake()]}
+    settings = loaded(tmp_path, raw)
+    assert (settings.log_dir, settings.logs_to_stderr) == (tmp_path / "state" / "logs", False)
+    settings = loaded(tmp_path, raw | {"log_dir": "-"})
+    assert (settings.log_dir, settings.logs_to_stderr) == (tmp_path / "state" / "logs", True)
+
+
+def test_limits_and_who_they_are_for(tmp_path: Path) -> None:
+    limits = {"tenant": {"running": 4}, "tenants": {"acme": {"running": 9, "waiting": 0}}}
+    model = fake(limits={"running": 2, "waiting": 7})
+    settings = loaded(tmp_path, {"limits": limits, "models": [model]})
+    assert settings.policy.tenant_limits == Limits(running=4)
+    assert settings.policy.tenants == {"acme": Limits(9, 0)}
+    assert settings.models[0].spec.limits == Limits(2, 7)
+
+
+def test_whom_an_eviction_takes_first(tmp_path: Path) -> None:
+    settings = loaded(tmp_path, {"policy": {"eviction": "lfu"}, "models": [fake()]})
+    assert settings.policy.eviction is Eviction.LFU
+
+
+def test_a_ladder_that_sets_itself_and_fixed_times_over_it(tmp_path: Path) -> None:
+    models = [fake(), fake(name="fixed", idle={"level_1_s": 60})]
+    file = {"device": "cpu", "defaults": {"idle": "auto"}, "models": models}
+    own, fixed = (model.spec for model in loaded(tmp_path, file).models)
+    assert own.sets_own_ladder
+    assert not fixed.sets_own_ladder
+    assert fixed.ladder == Ladder(level_1_s=60)
+
+
+def test_without_a_gpu_a_devices_memory_costs_what_the_hosts_does(tmp_path: Path) -> None:
+    file = {"policy": {"prices": {"host_gib_hour": 0.5}}, "models": [fake()]}
+    assert loaded(tmp_path, {"device": "cpu", **file}).policy.prices.device_gib_hour == 0.5
+    on_a_gpu = loaded(tmp_path, {"device": "cuda", **file}, {})
+    assert on_a_gpu.policy.prices.device_gib_hour == 0.04

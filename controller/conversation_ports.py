@@ -1,0 +1,161 @@
+"""What conversations need of the world, and what the API needs of conversations."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from typing import Protocol
+
+from controller.ports import OperationView
+from kv_store.conversations import ConversationKey, ConversationRecord, KVPlace
+from kv_store.conversations import RecordsUnavailable as RecordsUnavailable
+from kv_store.lmcache_client import Placed, Prefix
+from kv_store.placing import KVOrder
+from kv_store.turns import TurnTold
+
+
+class Records(Protocol):
+    """What outlives the controller. All but close may raise RecordsUnavailable."""
+
+    async def open(self) -> list[ConversationRecord]: ...
+
+    async def close(self) -> None: ...
+
+    async def put(self, record: ConversationRecord, tokens: Sequence[int] | None = None) -> None:
+        """``tokens`` None: as they are."""
+        ...
+
+    async def prefix(self, record: ConversationRecord) -> Prefix | None: ...
+
+    async def forget_tokens(self, record: ConversationRecord) -> None: ...
+
+    async def forget(self, record: ConversationRecord) -> None: ...
+
+
+class KVOrders(Protocol):
+    def place(self, replica: str, salt: str) -> KVPlace | None:
+        """Where a request that this replica served left its KV; None: nowhere we know."""
+        ...
+
+    async def carry_out(self, place: KVPlace, order: KVOrder, prefix: Prefix) -> Placed:
+        """Raises EngineError; EngineGone where no node could be asked."""
+        ...
+
+
+class ConversationRefused(Exception):
+    """No more can wait in this conversation, or no more conversations be kept."""
+
+    def __init__(self, code: str, message: str, retry_after_s: float) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+        self.retry_after_s = retry_after_s
+
+
+class UnknownConversation(Exception):
+    """No conversation of that tenant has that id."""
+
+
+class Turn(Protocol):
+    """One request's turn, while its context lasts; the conversation's next thing waits for it."""
+
+    def reaches(self) -> None:
+        """From here on it may leave KV behind."""
+        ...
+
+    async def spoke(self, replica: str, salt: str, found: bytes, told: TurnTold | None) -> None:
+        """It was answered. ``found``: the engine's ``x-torpor-kv``."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class ConversationView:
+    conversation: str
+    tenant: str
+    model: str
+    residency: str
+    """``NOT_CREATED``, ``IN_MEMORY`` or ``HIBERNATED``."""
+    doing: str | None
+    """``turn``, ``hibernate``, ``rehydrate``, ``reset``, ``delete``."""
+    waiting: int
+    turns: int
+    tokens: int
+    host_bytes: int
+    durable_bytes: int
+    """As of the last order about it, or the last look; device blocks are the engine's."""
+    created: float
+    last_use: float
+    """Unix seconds."""
+    idle_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class ConversationStatistics:
+    """``hits`` and ``misses``: later turns that found KV of their prompt, or none. ``hibernated``
+    and ``expired``: by the reaper. Counts of events are of this controller's life."""
+
+    active: int
+    total: int
+    by_residency: dict[str, int]
+    tokens: int
+    host_bytes: int
+    durable_bytes: int
+    hits: int
+    misses: int
+    hibernated: int
+    expired: int
+    limit: int
+    waiting_limit: int
+
+
+@dataclass(frozen=True, slots=True)
+class ConversationFilter:
+    """None: whatever it is."""
+
+    tenant: str | None = None
+    model: str | None = None
+    residency: str | None = None
+    idle_longer_than_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ConversationPage:
+    conversations: tuple[ConversationView, ...]
+    statistics: ConversationStatistics
+    """Of all that the filter's tenant may see, whatever the rest of the filter."""
+    after: int | None
+    """To ask for the next page with; None: this is the last."""
+
+
+class Conversations(Protocol):
+    """Orders return the id of an operation at once; those about one conversation raise
+    UnknownConversation."""
+
+    def operation(self, operation: str) -> OperationView: ...
+
+    async def wait(self, operation: str) -> OperationView: ...
+
+    def turn(self, key: ConversationKey, model: str) -> AbstractAsyncContextManager[Turn]:
+        """Waits for what was asked before. Raises ConversationRefused."""
+        ...
+
+    def page(self, of: ConversationFilter, *, after: int, limit: int) -> ConversationPage: ...
+
+    def view(self, key: ConversationKey) -> ConversationView: ...
+
+    async def look(self, key: ConversationKey) -> ConversationView:
+        """``view``, once the tier has said where the KV lies, if it is there to say."""
+        ...
+
+    def hibernate(self, key: ConversationKey) -> str: ...
+
+    def rehydrate(self, key: ConversationKey) -> str: ...
+
+    def reset(self, key: ConversationKey) -> str: ...
+
+    def delete(self, key: ConversationKey) -> str: ...
+
+    def hibernate_all(self, of: ConversationFilter) -> tuple[str, int]:
+        """One operation for all of them, and how many they are."""
+        ...

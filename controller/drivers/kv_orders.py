@@ -1,0 +1,33 @@
+"""The KVOrders port on a live driver: which node, which path, which ranks; then the pool."""
+
+from __future__ import annotations
+
+from controller.core.names import ReplicaId
+from controller.drivers.live import LiveDriver
+from kv_store.conversations import KVPlace
+from kv_store.lmcache_client import Placed, Prefix
+from kv_store.placing import KVOrder
+from workers.engine import EngineGone
+
+_LIMIT_S = 20.0
+
+
+class LiveKVOrders:
+    def __init__(self, driver: LiveDriver) -> None:
+        self._driver = driver
+
+    def place(self, replica: str, salt: str) -> KVPlace | None:
+        known = self._driver.fleet.replicas.get(ReplicaId(replica))
+        spec = self._driver.engines.get(known.model) if known is not None else None
+        if known is None or spec is None or known.place is None:
+            return None
+        ranks = int(spec.engine_args.get("tensor_parallel_size", 1))
+        return KVPlace(known.place.node, spec.path, salt, ranks)
+
+    async def carry_out(self, place: KVPlace, order: KVOrder, prefix: Prefix) -> Placed:
+        """A node that has gone took its host tier along; the durable one may be shared."""
+        nodes = list(self._driver.fleet.ledger.budgets)
+        if not nodes:
+            raise EngineGone("there is no node")
+        node = place.node if place.node in nodes else nodes[0]
+        return await self._driver.pool.kv(node, order, prefix, _LIMIT_S)
