@@ -69,6 +69,8 @@ def rungs(rests: Sequence[Rest]) -> list[Rung]:
             return found
         below = min(lower, key=lambda rest: (_even_at_s(at, rest), rest.rent))
         after_s = max(after_s, _even_at_s(at, below))
+        if after_s == inf:
+            return found
         why = (
             f"{at.rent:.3g} an hour here, {below.rent:.3g} there: "
             f"by then as dear as coming back from there ({below.back_s:.1f} s of waiting)"

@@ -67,6 +67,11 @@ def test_it_only_goes_down(rents: list[float], backs: list[float]) -> None:
     assert len(times) == len(found)
 
 
+def test_what_saves_next_to_nothing_is_never_worth_it() -> None:
+    found = rungs(resting([5e-324, 0, 0, 0, 0], [1e6, 1e6, 1e6, 1e6]))
+    assert found == []
+
+
 def vars_of(ladder: Any) -> list[float]:
     return [ladder.kv_released_s, ladder.level_1_s, ladder.level_2_s, ladder.stopped_s]
 
