@@ -30,7 +30,7 @@ _ROOT = Path(__file__).parents[1]
 
 @dataclass(frozen=True, slots=True)
 class WatchPolicy:
-    start_limit_s: float = 60.0
+    start_limit_s: float = 120.0
     stop_limit_s: float = 10.0
     poll_s: float = 0.1
     health_every_s: float = 2.0

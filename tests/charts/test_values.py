@@ -253,7 +253,7 @@ def test_torpor_takes_the_fleet_yaml(case: Path, helm: str, tmp_path: Path, run:
     (tmp_path / "fleet.yaml").write_text(written)
     entry = {"name": "operator", "roles": ["admin"], "sha256": "0" * 64}
     (tmp_path / "keys.yaml").write_text(yaml.safe_dump([entry]))
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TORPOR_DEVICE": "auto"}
     command = [sys.executable, "-m", "controller.cli", "validate", tmp_path / "fleet.yaml"]
     done = run(*command, env=environment, cwd=ROOT)
     assert done.returncode == 0, done.stderr

@@ -26,12 +26,12 @@ from tests.workers.stand import eventually
 from workers.kv_tier import KVTier
 from workers.node_agent import NodeAgent
 
-pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(300)]
 
 ROOT = Path(__file__).parents[2]
 LIMIT_S = 10.0
 BOUND_BYTES = 40 * 32 * 1024
-START_S = 60.0
+START_S = 150.0
 
 
 def settings(directory: Path, **changes: object) -> TierSettings:
