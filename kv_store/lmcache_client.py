@@ -14,8 +14,6 @@ from urllib.parse import quote
 
 import httpx
 
-_GIB = 1024**3
-
 
 class TierUnavailable(Exception):
     """The server is down, slow, or refuses; the message says which."""
@@ -198,23 +196,6 @@ class LMCacheClient:
             return Looked(**looked) if looked is not None else None
         except (KeyError, TypeError) as error:
             raise TierUnavailable(f"GET {path}: a strange answer: {error!r}") from error
-
-    async def delete_objects(self, keys: Sequence[dict[str, Any]], *, tier: str = "all") -> int:
-        """By LMCache's encoded keys; how many were deleted."""
-        answer = await self._ask("DELETE", "/cache/objects", {"keys": list(keys), "tier": tier})
-        if not answer["ok"]:
-            raise TierUnavailable(f"delete: {answer.get('error')}")
-        return int(answer["deleted"])
-
-    async def set_quota(self, salt: str, limit_bytes: int) -> None:
-        await self._ask("PUT", f"/quota/{salt}", {"limit_gb": limit_bytes / _GIB})
-
-    async def quota_used_bytes(self, salt: str) -> int:
-        answer = await self._ask("GET", f"/quota/{salt}")
-        return round(float(answer["current_usage_gb"]) * _GIB)
-
-    async def delete_quota(self, salt: str) -> None:
-        await self._ask("DELETE", f"/quota/{salt}")
 
     async def _module(self, order: str, prefix: Prefix, limit_s: float) -> dict[str, Any]:
         body = asdict(prefix) | {"tokens": list(prefix.tokens), "limit_s": limit_s}
