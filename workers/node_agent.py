@@ -131,9 +131,12 @@ class NodeAgent:
         asyncio.get_running_loop().add_reader(watching, ended)
 
     def _on_end(self, ward: _Ward, pid: int) -> None:
-        self._let_go(ward)
         if self._wards.get(ward.mark) is not ward:
+            self._let_go(ward)
             return
+        for watching in ward.vital.values():
+            processes.kill_watched(watching)
+        self._let_go(ward)
         left = processes.marked(ward.mark)
         ward.segments |= processes.segments(left)
         processes.kill(left)

@@ -66,6 +66,12 @@ def kill(pids: Iterable[int]) -> None:
             os.kill(pid, signal.SIGKILL)
 
 
+def kill_watched(pidfd: int) -> None:
+    """That very process, even in the middle of an exec, when its environment reads as empty."""
+    with suppress(ProcessLookupError):
+        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+
+
 def await_end(pid: int, timeout_s: float) -> bool:
     """True when the process has ended (reaped or not) within ``timeout_s``."""
     try:

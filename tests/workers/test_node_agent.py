@@ -81,6 +81,15 @@ async def test_one_process_ends_and_the_others_follow(spawn: Spawn) -> None:
     assert await agent.deaths_so_far() == 1
 
 
+async def test_a_process_in_the_middle_of_an_exec_follows_too(spawn: Spawn) -> None:
+    """Its environment is unreadable just then; one without a mark stands for it."""
+    agent = NodeAgent(FLEET)
+    actor, core = spawn(mark=""), spawn()
+    await agent.watch("m#0", 1, MARK, [actor.pid, core.pid])
+    core.kill()
+    assert await asyncio.to_thread(actor.wait, 5) == -9
+
+
 async def test_a_process_that_ended_before_it_was_watched_is_a_death(spawn: Spawn) -> None:
     agent = NodeAgent(FLEET)
     child = spawn("true")
