@@ -19,20 +19,26 @@ from workers.openai_server import ASGIApp, Receive, Scope, Send
 
 NAME = b"x-torpor-kv"
 _REQUEST_ID = b"x-request-id"
-_LOOK_S = 0.2
-"""How long a head waits to be told its tier."""
 
 
 class KVHeader:
-    """ASGI, around vLLM's app. ``durable`` is what the durable tier is called."""
+    """ASGI, around vLLM's app. ``durable`` is what the durable tier is called; ``look_s``, how
+    long a head waits to be told its tier."""
 
     def __init__(
-        self, app: ASGIApp, reports: Reports, *, tier: LMCacheClient | None, durable: str
+        self,
+        app: ASGIApp,
+        reports: Reports,
+        *,
+        tier: LMCacheClient | None,
+        durable: str,
+        look_s: float = 0.2,
     ) -> None:
         self._app = app
         self._reports = reports
         self._tier = tier
         self._durable = durable
+        self._look_s = look_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["method"] != "POST":
@@ -65,7 +71,7 @@ class KVHeader:
     async def _looked(self, found: Found) -> Looked | None:
         if self._tier is not None and found.tier_tokens > found.engine_tokens:
             with suppress(TierUnavailable, TimeoutError):
-                async with asyncio.timeout(_LOOK_S):
+                async with asyncio.timeout(self._look_s):
                     return await self._tier.looked(found.request)
         return None
 

@@ -224,7 +224,7 @@ def test_a_plain_copy_to_redis_comes_back(valkey: int) -> None:
         copies_whole(ToRedis(client))
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 def test_each_place_is_copied_to_by_both_sides() -> None:
     run = Run("kv", {}, say=lambda _: None)
     transfer.measure(run, tokens=200, repeats=1)

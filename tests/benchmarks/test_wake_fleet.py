@@ -12,7 +12,7 @@ from benchmarks.cli import bench
 from benchmarks.costs import read as read_costs
 from benchmarks.result import Result, read
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(400)]
 
 
 def measured(out: Path, *arguments: str) -> Result:

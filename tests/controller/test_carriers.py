@@ -26,7 +26,7 @@ from controller.settings import load
 from workers.engine import EngineSpec
 from workers.fake_engine import FakeEngine
 
-pytestmark = pytest.mark.timeout(90)
+pytestmark = pytest.mark.timeout(300)
 
 KEY, KEPT = new_key("test", "tests", ["inference", "admin"])
 Child = subprocess.Popen[bytes]

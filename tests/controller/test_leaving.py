@@ -14,7 +14,7 @@ import httpx
 import pytest
 import yaml
 
-pytestmark = pytest.mark.timeout(60)
+pytestmark = pytest.mark.timeout(180)
 
 FOREVER = 100_000
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-pytestmark = pytest.mark.timeout(60)
+pytestmark = pytest.mark.timeout(180)
 
 
 def test_the_engines_of_a_joined_cluster_are_said_to_go_on(tmp_path: Path) -> None:

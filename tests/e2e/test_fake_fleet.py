@@ -18,7 +18,7 @@ import yaml
 
 from tests.e2e.live_fleet import LiveFleet
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(400)]
 
 MIB = 1 << 20
 

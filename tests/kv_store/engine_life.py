@@ -69,7 +69,7 @@ class Life:
 
     async def stored(self, request: str) -> dict[str, Any]:
         """The report comes a step after the answer."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while True:
                 stored = self._engine._seat.reports.stored(f"cmpl-{request}")
                 if stored is not None:

@@ -14,7 +14,7 @@ from tests.kv_store.decay import chunks_of, flip
 from tests.kv_store.hand import tokens
 from tests.workers.stand import eventually
 
-pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(300)]
 
 LIMIT_S = 10.0
 

@@ -121,13 +121,14 @@ def test_two_never_share_one_file() -> None:
     with TemporaryDirectory(prefix="t-") as directory:
         data = Path(directory, "data")
         first = RecordsServer(data, Path(directory, "1"), lambda: None)
-        second = RecordsServer(data, Path(directory, "2"), lambda: None, start_limit_s=0.1)
+        hasty = RecordsServer(data, Path(directory, "2"), lambda: None, start_limit_s=0.1)
+        patient = RecordsServer(data, Path(directory, "3"), lambda: None)
         first.start()
         with pytest.raises(RuntimeError, match="another store"):
-            second.start()
+            hasty.start()
         first.stop()
-        second.start()
-        second.stop()
+        patient.start()
+        patient.stop()
 
 
 def test_a_store_that_cannot_start_says_where_to_look(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from tests.kv_store.conftest import Tier, free_port, serving
 from tests.kv_store.hand import tokens
 from tests.kv_store.proxy import Proxy
 
-pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(300)]
 
 LIMIT_S = 10.0
 """The proxy runs in the tests' loop, so hands that wait for the store work in threads."""

@@ -20,6 +20,7 @@ from tests.api.engine import running
 from workers.kv_header import KVHeader
 
 HOST = {"wanted_tokens": 100, "host_tokens": 64, "durable_tokens": 0}
+PATIENCE_S = 60.0
 REDIS = {"wanted_tokens": 100, "host_tokens": 0, "durable_tokens": 64}
 
 
@@ -48,14 +49,21 @@ async def lookups() -> Lookups:
 async def tier(lookups: Lookups) -> AsyncIterator[LMCacheClient]:
     app = Starlette(routes=[Route("/torpor/lookups/{request:path}", lookups.answer)])
     async with running(app) as port:
-        client = LMCacheClient(f"http://127.0.0.1:{port}")
+        client = LMCacheClient(f"http://127.0.0.1:{port}", limit_s=PATIENCE_S)
         yield client
         lookups.over.set()
         await client.close()
 
 
 @pytest.fixture
-async def engine(tier: LMCacheClient, tmp_path: Path) -> AsyncIterator[httpx.AsyncClient]:
+def look_s() -> float:
+    return PATIENCE_S
+
+
+@pytest.fixture
+async def engine(
+    tier: LMCacheClient, tmp_path: Path, look_s: float
+) -> AsyncIterator[httpx.AsyncClient]:
     reports, reporter = Reports(tmp_path / "reports"), Reporter(str(tmp_path / "reports"))
 
     async def answer(request: Request) -> Response:
@@ -64,7 +72,9 @@ async def engine(tier: LMCacheClient, tmp_path: Path) -> AsyncIterator[httpx.Asy
         return PlainTextResponse("one")
 
     routes = [Route("/ask", answer, methods=["POST"])]
-    app: Any = KVHeader(Starlette(routes=routes), reports, tier=tier, durable="redis")
+    app: Any = KVHeader(
+        Starlette(routes=routes), reports, tier=tier, durable="redis", look_s=look_s
+    )
     transport = httpx.ASGITransport(app)
     async with httpx.AsyncClient(transport=transport, base_url="http://engine") as asking:
         yield asking
@@ -95,7 +105,8 @@ async def test_a_tier_that_is_not_known_is_not_claimed(
     assert await told(engine) == "hit=64 of 100 tier=unknown"
 
 
-@pytest.mark.timeout(4)
+@pytest.mark.timeout(PATIENCE_S / 2)
+@pytest.mark.parametrize("look_s", [0.01])
 async def test_a_head_does_not_wait_for_a_silent_server(
     lookups: Lookups, engine: httpx.AsyncClient
 ) -> None:

@@ -42,7 +42,7 @@ class Stand:
         else:
             os.kill(self.started[replica].pids[process], signal.SIGKILL)
 
-    async def next_death(self, timeout_s: float = 10.0) -> EngineDied:
+    async def next_death(self, timeout_s: float = 60.0) -> EngineDied:
         died: EngineDied = await asyncio.wait_for(anext(self.pool.deaths()), timeout_s)
         return died
 
@@ -60,7 +60,7 @@ async def ask(endpoint: Endpoint) -> str:
         return str(answer.json()["choices"][0]["text"])
 
 
-async def eventually(condition: Callable[[], object], timeout_s: float = 10.0) -> None:
+async def eventually(condition: Callable[[], object], timeout_s: float = 60.0) -> None:
     """Returns when the condition holds; fails when it does not within ``timeout_s``."""
     loop = asyncio.get_running_loop()
     deadline = loop.time() + timeout_s

@@ -17,7 +17,7 @@ from workers import demo_models
 ROOT = Path(__file__).parents[2]
 STORY = Path(__file__).with_name("sleep_story.py")
 
-pytestmark = [pytest.mark.engine, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.engine, pytest.mark.timeout(400)]
 
 
 @pytest.fixture(scope="session")

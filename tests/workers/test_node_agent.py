@@ -74,10 +74,10 @@ async def test_one_process_ends_and_the_others_follow(spawn: Spawn) -> None:
     actor, core = spawn(), spawn()
     await agent.watch("m#0", 1, MARK, [actor.pid, core.pid])
     core.kill()
-    [died] = await asyncio.wait_for(agent.deaths(0), 5)
+    [died] = await asyncio.wait_for(agent.deaths(0), 60)
     assert (died.replica, died.incarnation) == ("m#0", 1)
     assert str(core.pid) in died.reason
-    assert await asyncio.to_thread(actor.wait, 5) == -9
+    assert await asyncio.to_thread(actor.wait, 60) == -9
     assert await agent.deaths_so_far() == 1
 
 
@@ -87,15 +87,15 @@ async def test_a_process_in_the_middle_of_an_exec_follows_too(spawn: Spawn) -> N
     actor, core = spawn(mark=""), spawn()
     await agent.watch("m#0", 1, MARK, [actor.pid, core.pid])
     core.kill()
-    assert await asyncio.to_thread(actor.wait, 5) == -9
+    assert await asyncio.to_thread(actor.wait, 60) == -9
 
 
 async def test_a_process_that_ended_before_it_was_watched_is_a_death(spawn: Spawn) -> None:
     agent = NodeAgent(FLEET)
     child = spawn("true")
-    await asyncio.to_thread(child.wait, 5)
+    await asyncio.to_thread(child.wait, 60)
     await agent.watch("m#0", 1, MARK, [child.pid])
-    assert len(await asyncio.wait_for(agent.deaths(0), 5)) == 1
+    assert len(await asyncio.wait_for(agent.deaths(0), 60)) == 1
 
 
 async def test_a_burial_is_no_death_and_takes_all_with_the_mark(spawn: Spawn) -> None:
@@ -108,7 +108,7 @@ async def test_a_burial_is_no_death_and_takes_all_with_the_mark(spawn: Spawn) ->
     assert await agent.marks() == [f"{FLEET}/m#0/2"]
     assert not is_there(directory)
     assert await agent.deaths_so_far() == 0
-    assert orphan.wait(5) == -9
+    assert orphan.wait(60) == -9
     assert other.poll() is None
 
 
@@ -126,7 +126,7 @@ async def test_sockets_of_the_dead_go_when_an_agent_starts_and_with_the_next_bur
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     child = spawn("true")
-    await asyncio.to_thread(child.wait, 5)
+    await asyncio.to_thread(child.wait, 60)
     dead = tmp_path / f"torpor-engine-{child.pid}-abc"
     living = tmp_path / f"torpor-engine-{os.getpid()}-abc"
     living.mkdir()
@@ -154,6 +154,6 @@ async def test_deaths_are_told_to_whoever_asks_from_where_he_was(spawn: Spawn) -
         child = spawn(mark=f"{FLEET}/m#0/{incarnation}")
         await agent.watch("m#0", incarnation, f"{FLEET}/m#0/{incarnation}", [child.pid])
         child.kill()
-        await asyncio.wait_for(agent.deaths(incarnation - 1), 5)
+        await asyncio.wait_for(agent.deaths(incarnation - 1), 60)
     assert [died.incarnation for died in await agent.deaths(0)] == [1, 2]
     assert [died.incarnation for died in await agent.deaths(1)] == [2]

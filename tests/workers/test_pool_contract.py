@@ -127,7 +127,7 @@ async def test_a_stop_of_another_incarnation_leaves_this_one(stand: Stand) -> No
 
 async def test_an_engine_that_will_not_stop_is_made_to(stand: Stand) -> None:
     started = await stand.start(faults={"stop": ["hang"]})
-    await asyncio.wait_for(stand.pool.stop("m#0", 1), 5)
+    await asyncio.wait_for(stand.pool.stop("m#0", 1), 60)
     with pytest.raises(httpx.TransportError):
         await ask(started.endpoint)
 

@@ -32,7 +32,7 @@ from workers.engine import EngineSpec, KVExport, Report
 from workers.ray_head import RayHead
 from workers.ray_pool import RayPool
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(400)]
 
 MIB = 1 << 20
 RAY = "from ray.scripts import scripts; scripts.main()"

@@ -73,7 +73,7 @@ async def test_a_kill_ends_the_order_under_way(on_ray: Stand, order: str) -> Non
         await eventually(lambda: "m#0" in on_ray.started)
     os.kill(pids[-1 if order == "wake" else 0], signal.SIGKILL)
     with pytest.raises(EngineGone):
-        await asyncio.wait_for(living, 3)
+        await asyncio.wait_for(living, 60)
     await on_ray.pool.stop("m#0", 1)
     assert alive(*pids) == []
 
