@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
+from enum import Enum
 from typing import Protocol
 
 from controller.ports import OperationView
@@ -43,6 +44,23 @@ class KVOrders(Protocol):
         ...
 
 
+class RecallOutcome(Enum):
+    """What became of fetching a prefix ahead of its engine's wake."""
+
+    FETCHED = "fetched"
+    PARTLY = "partly"
+    """Not all of it is there, or fitted; or a request overtook it."""
+    FAILED = "failed"
+    LATE = "late"
+    """The engine was awake before it was its turn."""
+    COMPUTED = "computed"
+    """The engine was told to compute what the host tier lacks: that is sooner, as measured."""
+
+
+class RecallCounts(Protocol):
+    def recalled(self, model: str, outcome: RecallOutcome, size: int, seconds: float) -> None: ...
+
+
 class ConversationRefused(Exception):
     """No more can wait in this conversation, or no more conversations be kept."""
 
@@ -60,8 +78,16 @@ class UnknownConversation(Exception):
 class Turn(Protocol):
     """One request's turn, while its context lasts; the conversation's next thing waits for it."""
 
+    def stays_near(self, replica: str) -> bool:
+        """Whether the engine had better compute what the host tier there lacks."""
+        ...
+
     def reaches(self) -> None:
         """From here on it may leave KV behind."""
+        ...
+
+    def began(self, found: bytes) -> None:
+        """The first of a stream is here. ``found``: the engine's ``x-torpor-kv``."""
         ...
 
     async def spoke(self, replica: str, salt: str, found: bytes, told: TurnTold | None) -> None:

@@ -1,14 +1,13 @@
-"""What Prometheus is told of KV: where prompts were found, and what exports took."""
+"""What Prometheus is told of KV: where prompts were found, what exports and recalls took."""
 
 from __future__ import annotations
 
-import re
-
 from prometheus_client import CollectorRegistry, Counter, Histogram
 
+from controller.conversation_ports import RecallOutcome
+from kv_store.found import PromptFound
 from workers.engine import KVExport
 
-_TOLD = re.compile(rb"hit=(\d+) of (\d+) tier=(\w+)")
 _SECONDS = (0.01, 0.05, 0.1, 0.25, 0.5, 1, 2, 5, 10, 30)
 
 
@@ -40,13 +39,29 @@ class KVMetrics:
             registry=registry,
         )
 
+        self._recalls = Counter(
+            "torpor_kv_recalls",
+            "Prefixes of turns that waited for a wake, by what became of fetching them.",
+            ["model", "outcome"],
+            registry=registry,
+        )
+        self._recalled_bytes = Counter(
+            "torpor_kv_recalled_bytes", "From the durable tier.", ["model"], registry=registry
+        )
+        self._recall_seconds = Histogram(
+            "torpor_kv_recall_seconds",
+            "Of a recall that moved KV.",
+            ["model"],
+            buckets=_SECONDS,
+            registry=registry,
+        )
+
     def found(self, model: str, told: bytes) -> None:
         """``told``: an engine's ``x-torpor-kv``; anything else is not counted."""
-        if match := _TOLD.fullmatch(told):
-            hit, prompt = int(match[1]), int(match[2])
-            if hit:
-                self._tokens.labels(model, match[3].decode()).inc(hit)
-            self._tokens.labels(model, "computed").inc(max(0, prompt - hit))
+        if (found := PromptFound.parse(told)) is not None:
+            if found.hit:
+                self._tokens.labels(model, found.tier).inc(found.hit)
+            self._tokens.labels(model, "computed").inc(found.computed)
 
     def exported(self, model: str, export: KVExport) -> None:
         self._exports.labels(model, "partly" if export.failed else "ok").inc()
@@ -54,6 +69,12 @@ class KVMetrics:
         self._chunks.labels(model, "failed").inc(export.failed)
         self._bytes.labels(model).inc(export.bytes)
         self._seconds.labels(model).observe(export.seconds)
+
+    def recalled(self, model: str, outcome: RecallOutcome, size: int, seconds: float) -> None:
+        self._recalls.labels(model, outcome.value).inc()
+        if size:
+            self._recalled_bytes.labels(model).inc(size)
+            self._recall_seconds.labels(model).observe(seconds)
 
     def export_failed(self, model: str) -> None:
         self._exports.labels(model, "failed").inc()

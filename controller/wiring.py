@@ -23,6 +23,7 @@ from controller.drivers.kv_orders import LiveKVOrders
 from controller.drivers.lease_desk import LeaseDesk
 from controller.drivers.leases import LiveLeases
 from controller.drivers.live import LiveDriver
+from controller.drivers.recalls import Recalls
 from controller.journal import Journal
 from controller.metrics import Metrics
 from controller.ports import InvalidModel, Pool
@@ -78,8 +79,13 @@ def assemble(settings: Settings, pool: Pool, sockets: DeciderSockets | None = No
     control = LiveControl(driver, lambda entry: _read_model(entry, settings))
 
     entries = Entries(settings.conversations, records_of_run().run)
-    keeping = Keeping(entries, _records(settings), LiveKVOrders(driver))
-    conversations = LiveConversations(entries, keeping, control.operations, control.publish)
+    records, orders = _records(settings), LiveKVOrders(driver)
+    keeping = Keeping(entries, records, orders)
+    recalls = Recalls(driver, records, orders, metrics.kv)
+    driver.observers.append(recalls)
+    conversations = LiveConversations(
+        entries, keeping, recalls, control.operations, control.publish
+    )
     metrics.include(ConversationGauges(entries.statistics))
     readiness = Readiness()
     leases = LiveLeases(driver)

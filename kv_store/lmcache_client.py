@@ -6,7 +6,6 @@ the caller goes on without KV.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -34,11 +33,15 @@ class Prefix:
 
 
 @dataclass(frozen=True, slots=True)
-class Prefetched:
-    """``found`` of ``wanted`` objects (one a chunk and rank) lie in the host tier."""
+class Recalled:
+    """``found`` of ``wanted`` objects (one a chunk and rank) lie in the host tier, counted from
+    the front to the first that does not; ``bytes`` of them came from the durable one in
+    ``seconds``. What is missing is not there, did not fit, or a request loads it itself."""
 
-    found: int
     wanted: int
+    found: int
+    bytes: int
+    seconds: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +96,9 @@ class Placed:
     in_host: int
     in_durable: int
     object_bytes: int
+    moved_bytes: int = 0
+    moved_s: float = 0.0
+    """What an order brought into the host tier, and how long that took."""
 
     @property
     def host_bytes(self) -> int:
@@ -132,33 +138,12 @@ class LMCacheClient:
         """LMCache's own report, as it is."""
         return await self._ask("GET", "/status")
 
-    async def prefetch(self, prefix: Prefix, *, limit_s: float, poll_s: float = 0.02) -> Prefetched:
-        """From the durable tier into the host tier. Needs an engine of the model attached.
-
-        Raises TierUnavailable after ``limit_s`` too; the server goes on loading then.
-        """
-        try:
-            async with asyncio.timeout(limit_s):
-                return await self._prefetch(prefix, poll_s)
-        except TimeoutError as error:
-            raise TierUnavailable(f"prefetch took more than {limit_s:g} s") from error
-
-    async def _prefetch(self, prefix: Prefix, poll_s: float) -> Prefetched:
-        body = {
-            "model_name": prefix.model,
-            "world_size": prefix.world_size,
-            "token_ids": list(prefix.tokens),
-            "cache_salt": prefix.salt,
-        }
-        submitted = await self._ask("POST", "/cache/prefetches", body)
-        if submitted["status"] == "noop":
-            return Prefetched(0, 0)
-        path = f"/cache/prefetches/{submitted['request_id']}"
-        while True:
-            job = await self._ask("GET", path)
-            if job["status"] == "completed":
-                return Prefetched(job["found_keys"], job["total_keys"])
-            await asyncio.sleep(poll_s)
+    async def recall(self, prefix: Prefix, *, limit_s: float, attach_s: float = 0.0) -> Recalled:
+        """From the durable tier into the host tier, as much as fits; returns by ``limit_s`` with
+        what was done, and the server goes on loading what it had begun. Needs an engine of the
+        model attached, asleep or awake, and waits for one as long as ``attach_s``."""
+        body = _body(prefix, limit_s) | {"attach_s": attach_s}
+        return Recalled(**await self._ask("POST", "/torpor/recall", body, limit_s + self._limit_s))
 
     async def export(self, prefix: Prefix, *, limit_s: float) -> Exported:
         """From the host tier to the durable one; returns by ``limit_s`` with what was done."""
@@ -198,8 +183,8 @@ class LMCacheClient:
             raise TierUnavailable(f"GET {path}: a strange answer: {error!r}") from error
 
     async def _module(self, order: str, prefix: Prefix, limit_s: float) -> dict[str, Any]:
-        body = asdict(prefix) | {"tokens": list(prefix.tokens), "limit_s": limit_s}
-        return await self._ask("POST", f"/torpor/{order}", body, limit_s + self._limit_s)
+        path = f"/torpor/{order}"
+        return await self._ask("POST", path, _body(prefix, limit_s), limit_s + self._limit_s)
 
     async def _ask(
         self, method: str, path: str, body: object = None, limit_s: float | None = None
@@ -219,3 +204,7 @@ class LMCacheClient:
             return dict(answer.json())
         except (TypeError, ValueError) as error:
             raise TierUnavailable(f"{method} {path}: a strange answer: {error!r}") from error
+
+
+def _body(prefix: Prefix, limit_s: float) -> dict[str, Any]:
+    return asdict(prefix) | {"tokens": list(prefix.tokens), "limit_s": limit_s}

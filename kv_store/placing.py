@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from enum import Enum
 
 from kv_store.lmcache_client import LMCacheClient, Placed, Prefix, TierUnavailable
@@ -13,6 +14,8 @@ class KVOrder(Enum):
     """To the durable tier, then out of the host tier."""
     REHYDRATE = "rehydrate"
     """To the host tier again. Needs an engine of the model on that node, asleep or awake."""
+    RECALL = "recall"
+    """The same ahead of need: an engine of the model may be about to come."""
     FORGET = "forget"
     """Out of both."""
 
@@ -25,10 +28,19 @@ async def place(tier: LMCacheClient, order: KVOrder, prefix: Prefix, limit_s: fl
         case KVOrder.HIBERNATE:
             return await _hibernated(tier, prefix, limit_s)
         case KVOrder.REHYDRATE:
-            await tier.prefetch(prefix, limit_s=limit_s)
-            return await tier.where(prefix, limit_s=limit_s)
+            return await _recalled(tier, prefix, limit_s, attach_s=0.0)
+        case KVOrder.RECALL:
+            return await _recalled(tier, prefix, limit_s, attach_s=limit_s)
         case KVOrder.FORGET:
             return await _forgotten(tier, prefix, limit_s)
+
+
+async def _recalled(
+    tier: LMCacheClient, prefix: Prefix, limit_s: float, *, attach_s: float
+) -> Placed:
+    recalled = await tier.recall(prefix, limit_s=limit_s, attach_s=attach_s)
+    placed = await tier.where(prefix, limit_s=limit_s)
+    return replace(placed, moved_bytes=recalled.bytes, moved_s=recalled.seconds)
 
 
 async def _hibernated(tier: LMCacheClient, prefix: Prefix, limit_s: float) -> Placed:

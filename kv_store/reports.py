@@ -25,6 +25,8 @@ from typing import TypeVar
 T = TypeVar("T")
 
 WITH_TOKENS = "-turn-"
+NEAR = "-near-"
+"""In a request's id: what is not in the host tier is computed (``kv_store.server_recall``)."""
 MOST_TOKENS = 65_536
 _UINT32 = "I"
 _HEADER_BYTES = 4096

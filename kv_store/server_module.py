@@ -2,8 +2,8 @@
 
 It adds routes to LMCache's HTTP server, on the same loopback port: ``POST /torpor/export``,
 ``/torpor/settle``, ``/torpor/verify``, ``/torpor/where``, ``/torpor/release`` and
-``/torpor/delete`` (``kv_store.server_chunks``), and
-``GET /torpor/lookups/{request}``, which says from which tier a request's KV came. Besides, it
+``/torpor/delete`` (``kv_store.server_chunks``), ``/torpor/recall`` (``kv_store.server_recall``),
+and ``GET /torpor/lookups/{request}``, which says from which tier a request's KV came. Besides, it
 deletes chunks that the guard refused, and keeps a directory within its bound.
 """
 
@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, HTTPException
 from lmcache.v1.mp_observability.event import Event, EventType
 from lmcache.v1.multiprocess.engine_context import MPCacheServerContext
 from lmcache.v1.multiprocess.ext_server_module import ExtServerModuleBuildContext
@@ -24,6 +24,7 @@ from kv_store import guard
 from kv_store.directory_bound import DirectoryBound
 from kv_store.lmcache_client import Looked, Prefix
 from kv_store.server_chunks import Chunks
+from kv_store.server_recall import NotAttached, Recalls
 
 _REMEMBERED_LOOKUPS = 10_000
 
@@ -42,6 +43,11 @@ class Order:
 
 
 @dataclass(frozen=True)
+class Recalling(Order):
+    attach_s: float = 0.0
+
+
+@dataclass(frozen=True)
 class Settling:
     model: str
     limit_s: float
@@ -52,6 +58,7 @@ class TorporModule:
         self._context = context
         self._bound = bound
         self._chunks = Chunks(context)
+        self._recalls = Recalls(context)
         self._looked: OrderedDict[str, Looked] = OrderedDict()
         context.event_bus.subscribe(EventType.MP_LOOKUP_PREFETCH_END, self._remember)
         threading.Thread(target=self._delete_suspects, name="suspects", daemon=True).start()
@@ -72,6 +79,7 @@ class TorporModule:
         router.post("/export")(self.export)
         router.post("/settle")(self.settle)
         router.post("/verify")(self.verify)
+        router.post("/recall")(self.recall)
         router.post("/where")(self.where)
         router.post("/release")(self.release)
         router.post("/delete")(self.delete)
@@ -86,6 +94,13 @@ class TorporModule:
 
     async def verify(self, order: Order) -> dict[str, Any]:
         return asdict(await self._chunks.verify(order.prefix, order.limit_s))
+
+    async def recall(self, order: Recalling) -> dict[str, Any]:
+        try:
+            done = await self._recalls.recall(order.prefix, order.limit_s, order.attach_s)
+        except NotAttached as error:
+            raise HTTPException(503, f"no engine of {error} is attached") from error
+        return asdict(done)
 
     async def where(self, order: Order) -> dict[str, Any]:
         return asdict(await self._chunks.where(order.prefix, order.limit_s))

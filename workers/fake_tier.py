@@ -6,11 +6,13 @@ path, the salt and all tokens before them, so a prefix that two conversations sh
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 
+from kv_store.found import PromptFound
 from kv_store.lmcache_client import Placed, Prefix
 from kv_store.placing import KVOrder
-from kv_store.reports import WITH_TOKENS
+from kv_store.reports import NEAR, WITH_TOKENS
 from kv_store.turns import TurnTold
 from workers.engine import EngineError
 from workers.fake_answers import digest
@@ -26,6 +28,11 @@ class FakeTier:
         self.host: set[Chunk] = set()
         self.durable: set[Chunk] = set()
         self.is_away = False
+        self.recall_s = 0.0
+        """What it says a chunk took to recall."""
+        self.recalls = asyncio.Event()
+        """Recalls wait for it."""
+        self.recalls.set()
 
     def store(self, path: str, salt: str, tokens: Sequence[int]) -> int:
         """Tokens in whole chunks, which lie in the host tier then."""
@@ -33,32 +40,44 @@ class FakeTier:
         self.host |= set(chunks)
         return len(chunks) * CHUNK_TOKENS
 
-    def found(self, path: str, salt: str, tokens: Sequence[int]) -> int:
+    def found(self, path: str, salt: str, tokens: Sequence[int], *, is_near: bool) -> PromptFound:
         """Tokens of the prompt whose KV need not be computed; they lie in the host tier then."""
-        hit = 0
+        hit, tier = 0, "none"
         for chunk in _chunks(Prefix(path, salt, tokens)):
-            if chunk not in self.host | self.durable:
+            if chunk in self.host:
+                tier = "host" if tier == "none" else tier
+            elif chunk in self.durable and not is_near:
+                tier = "durable"
+            else:
                 break
             self.host.add(chunk)
             hit += CHUNK_TOKENS
-        return hit
+        return PromptFound(hit, len(tokens), tier)
 
     def carry_out(self, order: KVOrder, prefix: Prefix) -> Placed:
         """Raises EngineError while it is away."""
         if self.is_away:
             raise EngineError("the KV tier: it was told to be away")
-        chunks = set(_chunks(prefix))
+        chunks, moved = set(_chunks(prefix)), set[Chunk]()
         match order:
             case KVOrder.HIBERNATE:
                 self.durable |= chunks & self.host
                 self.host -= chunks
-            case KVOrder.REHYDRATE:
-                self.host |= chunks & self.durable
+            case KVOrder.REHYDRATE | KVOrder.RECALL:
+                moved = (chunks & self.durable) - self.host
+                self.host |= moved
             case KVOrder.FORGET:
                 self.host -= chunks
                 self.durable -= chunks
         in_host, in_durable = len(chunks & self.host), len(chunks & self.durable)
-        return Placed(len(chunks), in_host, in_durable, CHUNK_BYTES)
+        return Placed(
+            len(chunks),
+            in_host,
+            in_durable,
+            CHUNK_BYTES,
+            moved_bytes=len(moved) * CHUNK_BYTES,
+            moved_s=len(moved) * self.recall_s,
+        )
 
 
 class FakeKV:
@@ -72,11 +91,11 @@ class FakeKV:
     def answered(self, request: str, salt: str, heard: list[str], said: list[str]) -> str:
         """Keeps what the request computed; what the header ``x-torpor-kv`` says of the prompt."""
         prompt, whole = _ids(heard), _ids(heard + said)
-        hit = self._tier.found(self._path, salt, prompt)
+        found = self._tier.found(self._path, salt, prompt, is_near=NEAR in request)
         stored = self._tier.store(self._path, salt, whole)
         if WITH_TOKENS in request:
             self._turns[request] = TurnTold(stored, whole)
-        return f"hit={hit} of {len(prompt)} tier={'host' if hit else 'none'}"
+        return found.told().decode()
 
     def turn(self, request: str) -> TurnTold | None:
         return self._turns.pop(request, None)

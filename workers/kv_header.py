@@ -13,6 +13,7 @@ import uuid
 from contextlib import suppress
 from typing import Any
 
+from kv_store.found import PromptFound
 from kv_store.lmcache_client import LMCacheClient, Looked, TierUnavailable
 from kv_store.reports import Found, Reports
 from workers.openai_server import ASGIApp, Receive, Scope, Send
@@ -65,8 +66,8 @@ class KVHeader:
             return []
         looked = await self._looked(found)
         hit = max(found.engine_tokens, found.tier_tokens)
-        told = f"hit={hit} of {found.prompt_tokens} tier={self._where(found, looked)}"
-        return [(NAME, told.encode())]
+        told = PromptFound(hit, found.prompt_tokens, self._where(found, looked))
+        return [(NAME, told.told())]
 
     async def _looked(self, found: Found) -> Looked | None:
         if self._tier is not None and found.tier_tokens > found.engine_tokens:

@@ -112,6 +112,8 @@ class LocalPool:
         return await self._register.carried_out(replica, order, self._limits.wake_s)
 
     async def kv(self, node: str, order: KVOrder, prefix: Prefix, limit_s: float) -> Placed:
+        if order is KVOrder.RECALL:
+            await self.tier.recalls.wait()
         return self.tier.carry_out(order, prefix)
 
     async def stop(self, replica: str, incarnation: int) -> None:

@@ -33,7 +33,6 @@ from kv_store.settings import Directory, Redis, TierSettings
 _HOST_BYTES = 1 << 30
 _GIB = 1 << 30
 _LIMIT_S = 60.0
-_POLL_S = 0.002
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +97,7 @@ async def _ours(server: LMCacheServer, hand: Hand, prompt: list[int], place: Pla
 async def _prefetched(server: LMCacheServer, hand: Hand, prompt: list[int]) -> float:
     hand.clear()
     began = time.perf_counter()
-    came = await server.client.prefetch(hand.prefix(prompt), limit_s=_LIMIT_S, poll_s=_POLL_S)
+    came = await server.client.recall(hand.prefix(prompt), limit_s=_LIMIT_S)
     took_s = time.perf_counter() - began
     if came.found != came.wanted:
         raise BenchError(f"prefetched {came.found} of {came.wanted} chunks")

@@ -42,7 +42,7 @@ from controller.conversation_ports import Conversations, Turn
 from controller.ports import Lease, Leases, Outlook, RequestCounts
 from kv_store.conversations import ConversationKey
 from kv_store.keys import domain_of, salt_of
-from kv_store.reports import WITH_TOKENS
+from kv_store.reports import NEAR, WITH_TOKENS
 
 log = logging.getLogger("torpor.api")
 
@@ -269,6 +269,8 @@ class _Exchange:
             first = await answer.chunk()
             _check(answer, first)
             self._answer = answer
+            if self._turn is not None and answer.is_sse:
+                self._turn.began(answer.kv)
             if answer.status < 400:
                 ttft_s = time.monotonic() - self._arrived
                 self._inference.metrics.first_byte(self.model, lease.state, ttft_s)
@@ -288,7 +290,10 @@ class _Exchange:
         own = self._asked.request_id
         if not lease.kv_identity:
             return own
-        return f"{own}{WITH_TOKENS if self._turn is not None else '-'}{token_hex(8)}"
+        turn, mark = self._turn, "-"
+        if turn is not None:
+            mark = f"{NEAR}{WITH_TOKENS}" if turn.stays_near(lease.replica) else WITH_TOKENS
+        return f"{own}{mark}{token_hex(8)}"
 
     def _body(self, call: Call, lease: Lease, engines_id: str) -> bytes:
         """With the salt that tells its KV from everybody else's, in the engine's own cache too."""

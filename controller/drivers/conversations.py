@@ -29,6 +29,7 @@ from controller.drivers.conversation_entries import RETRY_AFTER_S, Entries, Entr
 from controller.drivers.conversation_keeping import Keeping
 from controller.drivers.conversation_reaper import reap
 from controller.drivers.operations import Operations
+from controller.drivers.recalls import Recalls
 from controller.ports import OperationView
 from kv_store.conversations import ConversationKey, RecordsUnavailable
 from kv_store.turns import TurnTold
@@ -43,10 +44,16 @@ Publish = Callable[[str, dict[str, object]], None]
 
 class LiveConversations:
     def __init__(
-        self, entries: Entries, keeping: Keeping, operations: Operations, publish: Publish
+        self,
+        entries: Entries,
+        keeping: Keeping,
+        recalls: Recalls,
+        operations: Operations,
+        publish: Publish,
     ) -> None:
         self.entries = entries
         self.keeping = keeping
+        self._recalls = recalls
         self._operations = operations
         self._publish = publish
         self._tickets = count(1)
@@ -67,6 +74,7 @@ class LiveConversations:
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._recalls.close()
         await self.keeping.close()
 
     # turns
@@ -79,10 +87,11 @@ class LiveConversations:
             message = f"{limit} requests already wait in this conversation."
             raise ConversationRefused("conversation_busy", message, RETRY_AFTER_S)
         ticket = await self._begun(entry)
-        turn = LiveTurn(self.keeping, entry, model)
+        turn = LiveTurn(self.keeping, self._recalls, entry, model)
         try:
             yield turn
         finally:
+            turn.leave()
             self._end(entry, ticket, turn.outcome)
 
     async def _begun(self, entry: Entry) -> int:
@@ -162,6 +171,7 @@ class LiveConversations:
         why, outcome = "", Outcome.UNTOUCHED
         try:
             async with self._few:
+                await self._recalls.settled(entry)
                 prefix = await self.keeping.prefix(entry, job.act)
                 outcome = Outcome.UNSURE
                 await self.keeping.carry_out(entry, job.act, prefix)
@@ -233,14 +243,29 @@ class LiveConversations:
 class LiveTurn:
     """One request's turn, while its context lasts."""
 
-    def __init__(self, keeping: Keeping, entry: Entry, model: str) -> None:
+    def __init__(self, keeping: Keeping, recalls: Recalls, entry: Entry, model: str) -> None:
         self.outcome = Outcome.UNTOUCHED
         self._keeping = keeping
+        self._recalls = recalls
         self._entry = entry
         self._model = model
+        self._waiting = recalls.wait(entry, model)
+        self._reached = _now()
+
+    def stays_near(self, replica: str) -> bool:
+        return self._recalls.stays_near(self._entry, self._model, replica)
 
     def reaches(self) -> None:
         self.outcome = Outcome.UNSURE
+        self._reached = _now()
+        self.leave()
+
+    def began(self, found: bytes) -> None:
+        self._recalls.began(self._model, found, _now() - self._reached)
+
+    def leave(self) -> None:
+        """It waits for no engine."""
+        self._recalls.leave(self._waiting)
 
     async def spoke(self, replica: str, salt: str, found: bytes, told: TurnTold | None) -> None:
         place = self._keeping.place(replica, salt) if told is not None else None

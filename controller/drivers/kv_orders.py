@@ -10,6 +10,8 @@ from kv_store.placing import KVOrder
 from workers.engine import EngineGone
 
 _LIMIT_S = 20.0
+_RECALL_LIMIT_S = 60.0
+"""Nobody waits for it, and it may wait for an engine that starts."""
 
 
 class LiveKVOrders:
@@ -30,4 +32,5 @@ class LiveKVOrders:
         if not nodes:
             raise EngineGone("there is no node")
         node = place.node if place.node in nodes else nodes[0]
-        return await self._driver.pool.kv(node, order, prefix, _LIMIT_S)
+        limit_s = _RECALL_LIMIT_S if order is KVOrder.RECALL else _LIMIT_S
+        return await self._driver.pool.kv(node, order, prefix, limit_s)

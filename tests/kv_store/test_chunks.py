@@ -1,13 +1,15 @@
-"""Export, verify, delete, prefetch and the guard, against a real server over each durable tier.
+"""Export, verify, delete, recall and the guard, against a real server over each durable tier.
 
 An engine's hand stores random chunks; no engine is started.
 """
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
-from kv_store.lmcache_client import Deleted, Prefetched
+from kv_store.lmcache_client import Deleted, TierUnavailable
 from kv_store.placing import KVOrder, place
 from tests.kv_store.conftest import Tier
 from tests.kv_store.decay import chunks_of, flip
@@ -54,9 +56,10 @@ async def test_what_left_the_host_tier_comes_back_from_the_durable_one(tier: Tie
     await tier.server.client.export(hand.prefix(turn), limit_s=LIMIT_S)
     hand.clear_as_stock_does()
 
-    prefetched = await tier.server.client.prefetch(hand.prefix(turn), limit_s=LIMIT_S)
+    recalled = await tier.server.client.recall(hand.prefix(turn), limit_s=LIMIT_S)
 
-    assert prefetched == Prefetched(4, 4)
+    assert (recalled.found, recalled.wanted) == (4, 4)
+    assert recalled.bytes == sum(map(len, stored))
     assert hand.load(turn) == stored
     assert hand.lookup(turn, request="cmpl-one-0-abc") == 4
     looked = await tier.server.client.looked("cmpl-one")
@@ -65,6 +68,65 @@ async def test_what_left_the_host_tier_comes_back_from_the_durable_one(tier: Tie
     assert await tier.server.client.looked("never-asked") is None
     assert hand.lookup(turn, request="cmpl-team/7?-0-abc") == 4
     assert await tier.server.client.looked("cmpl-team/7?") == looked
+
+
+async def test_a_recall_in_slices_ends_at_a_gap(tier: Tier) -> None:
+    hand, turn = tier.hand("gappy"), tokens(100, seed=31)
+    hand.store(turn[: 70 * 128])
+    await tier.server.client.export(hand.prefix(turn), limit_s=LIMIT_S)
+    hand.clear_as_stock_does()
+
+    recalled = await tier.server.client.recall(hand.prefix(turn), limit_s=LIMIT_S)
+
+    assert (recalled.found, recalled.wanted) == (70, 100)
+    again = await tier.server.client.recall(hand.prefix(turn), limit_s=LIMIT_S)
+    assert (again.found, again.bytes) == (70, 0), "it lies in the host tier already"
+
+
+async def test_of_a_prefix_larger_than_its_part_of_the_host_tier_the_beginning_is_recalled(
+    tier: Tier,
+) -> None:
+    hand, halves = tier.hand("large"), tokens(1100, seed=32)
+    hand.store(halves[: 550 * 128])
+    await tier.server.client.export(hand.prefix(halves), limit_s=LIMIT_S)
+    hand.store(halves)
+    await tier.server.client.export(hand.prefix(halves), limit_s=LIMIT_S)
+    hand.clear_as_stock_does()
+
+    recalled = await tier.server.client.recall(hand.prefix(halves), limit_s=LIMIT_S)
+
+    assert (recalled.found, recalled.wanted) == (1024, 1100)
+
+
+async def test_a_recall_waits_for_an_engine_of_the_model_as_long_as_it_was_told(
+    tier: Tier,
+) -> None:
+    client, early, turn = tier.server.client, tier.hand("late"), tokens(2, seed=33)
+    early.store(turn)
+    await client.export(early.prefix(turn), limit_s=LIMIT_S)
+    early.clear_as_stock_does()
+    tier.hands.remove(early)
+    early.close()
+
+    with pytest.raises(TierUnavailable, match="no engine"):
+        await client.recall(early.prefix(turn), limit_s=LIMIT_S)
+    waiting = asyncio.create_task(
+        client.recall(early.prefix(turn), limit_s=LIMIT_S, attach_s=LIMIT_S)
+    )
+    await asyncio.to_thread(tier.hand, "late")
+
+    assert (await waiting).found == 2
+
+
+async def test_a_request_that_is_told_to_stay_near_asks_the_host_tier_only(tier: Tier) -> None:
+    hand, turn = tier.hand("near"), tokens(4, seed=34)
+    hand.store(turn)
+    await tier.server.client.export(hand.prefix(turn), limit_s=LIMIT_S)
+    assert hand.lookup(turn, request="cmpl-a-near-turn-1") == 4
+    hand.clear_as_stock_does()
+
+    assert hand.lookup(turn, request="cmpl-b-near-turn-1") == 0
+    assert hand.lookup(turn, request="cmpl-b-turn-1") == 4
 
 
 async def test_another_salt_or_model_finds_nothing(tier: Tier) -> None:
