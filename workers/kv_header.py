@@ -2,6 +2,8 @@
 
 ``hit=1792 of 1834 tier=redis``. It is known when the first token comes, so the response's head is
 held back until its first body; nobody loses by it, since a head without a body says nothing.
+A stream of the Responses API begins with two events that are made before the prompt is looked at:
+they wait for the third, or for what was found.
 ``engine`` is the engine's own prefix cache; ``unknown``, that the KV server did not say in a
 moment which of its tiers it was. A response whose request asked for no KV has no such header.
 """
@@ -20,6 +22,9 @@ from workers.openai_server import ASGIApp, Receive, Scope, Send
 
 NAME = b"x-torpor-kv"
 _REQUEST_ID = b"x-request-id"
+_RESPONSES = "/v1/responses"
+_EARLY_EVENTS = 2
+"""``response.created`` and ``response.in_progress``."""
 
 
 class KVHeader:
@@ -46,22 +51,26 @@ class KVHeader:
             await self._app(scope, receive, send)
             return
         request = _request_id(scope)
-        head: list[Any] = []
+        early = _EARLY_EVENTS if scope["path"] == _RESPONSES else 0
+        beginning: list[Any] | None = []
 
         async def held(message: Any) -> None:
-            if message["type"] == "http.response.start":
-                head.append(message)
-                return
-            if head:
-                start = head.pop()
-                start["headers"] = [*start["headers"], *await self._headers(request)]
-                await send(start)
-            await send(message)
+            nonlocal beginning
+            if beginning is None:
+                return await send(message)
+            beginning.append(message)
+            found = self._reports.found(request)
+            if _may_wait(beginning, early, found):
+                return None
+            whole, beginning = beginning, None
+            whole[0]["headers"] = [*whole[0]["headers"], *await self._headers(found)]
+            for each in whole:
+                await send(each)
+            return None
 
         await self._app(scope, receive, held)
 
-    async def _headers(self, request: str) -> list[tuple[bytes, bytes]]:
-        found = self._reports.found(request)
+    async def _headers(self, found: Found | None) -> list[tuple[bytes, bytes]]:
         if found is None:
             return []
         looked = await self._looked(found)
@@ -83,6 +92,14 @@ class KVHeader:
         if looked is None:
             return "unknown"
         return self._durable if looked.durable_tokens else "host"
+
+
+def _may_wait(beginning: list[Any], early: int, found: Found | None) -> bool:
+    """Of an answer: its head and what has come of its body."""
+    if len(beginning) == 1:
+        return True
+    is_early = len(beginning) <= 1 + early and bool(beginning[-1].get("more_body"))
+    return is_early and found is None
 
 
 def _request_id(scope: Scope) -> str:

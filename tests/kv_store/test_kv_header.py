@@ -97,6 +97,74 @@ async def test_a_tier_that_is_known_is_told(
     assert await told(engine) == f"hit=64 of 100 tier={where}"
 
 
+class Stream:
+    """An answer of so many events; a report of what was found comes before one of them."""
+
+    def __init__(self, directory: Path, events: int, report_before: int | None) -> None:
+        self.reports = Reports(directory / "reports")
+        self._reporter = Reporter(str(directory / "reports"))
+        self._events = events
+        self._report_before = report_before
+        self.made = 0
+        self.header = b""
+        self.sent: list[tuple[int, int]] = []
+        """Which event, and how many were made by then."""
+
+    async def run(self, path: str) -> None:
+        scope = {
+            "type": "http",
+            "method": "POST",
+            "path": path,
+            "headers": [(b"x-request-id", b"one")],
+        }
+        header = KVHeader(self._answer, self.reports, tier=None, durable="disk")
+        await header(scope, self._nothing, self._send)
+        self._reporter.close()
+        self.reports.close()
+
+    async def _answer(self, scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        for event in range(1, self._events + 1):
+            if event == self._report_before:
+                self._reporter.send(Found("resp_one-1", 100, engine_tokens=64, tier_tokens=0))
+            self.made = event
+            body = {"type": "http.response.body", "body": b"%d" % event}
+            await send(body | {"more_body": event < self._events})
+
+    async def _send(self, message: Any) -> None:
+        if message["type"] == "http.response.start":
+            self.header = dict(message["headers"]).get(b"x-torpor-kv", b"")
+        else:
+            self.sent.append((int(message["body"]), self.made))
+
+    async def _nothing(self) -> Any:
+        return {"type": "http.disconnect"}
+
+
+@pytest.mark.parametrize(
+    ("path", "events", "report_before", "header", "sent"),
+    [
+        ("/v1/responses", 4, 3, b"hit=64 of 100 tier=engine", [(1, 3), (2, 3), (3, 3), (4, 4)]),
+        ("/v1/responses", 4, 2, b"hit=64 of 100 tier=engine", [(1, 2), (2, 2), (3, 3), (4, 4)]),
+        ("/v1/responses", 4, None, b"", [(1, 3), (2, 3), (3, 3), (4, 4)]),
+        ("/v1/responses", 1, None, b"", [(1, 1)]),
+        ("/v1/chat/completions", 3, None, b"", [(1, 1), (2, 2), (3, 3)]),
+        ("/v1/chat/completions", 2, 1, b"hit=64 of 100 tier=engine", [(1, 1), (2, 2)]),
+    ],
+)
+async def test_events_that_are_made_before_the_prompt_is_looked_at_wait_for_that(
+    tmp_path: Path,
+    path: str,
+    events: int,
+    report_before: int | None,
+    header: bytes,
+    sent: list[tuple[int, int]],
+) -> None:
+    stream = Stream(tmp_path, events, report_before)
+    await stream.run(path)
+    assert (stream.header, stream.sent) == (header, sent)
+
+
 @pytest.mark.parametrize("strange", [{"looked": None}, {"looked": {"a": 1}}, {}, [], 5])
 async def test_a_tier_that_is_not_known_is_not_claimed(
     lookups: Lookups, engine: httpx.AsyncClient, strange: object
