@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from benchmarks.chaos.cli import command as chaos
 from benchmarks.cli_options import GateFile, Html, Plots, complaining
 from benchmarks.gateway.cli import command as gateway
 from benchmarks.kv.cli import command as kv
@@ -30,6 +31,7 @@ bench = typer.Typer(
     no_args_is_help=True,
 )
 app.add_typer(bench, name="bench")
+bench.command("chaos")(chaos)
 bench.command("gateway")(gateway)
 bench.command("kv")(kv)
 bench.command("load")(load)

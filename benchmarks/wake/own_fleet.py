@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -108,10 +108,13 @@ class OwnFleet:
 
 @contextmanager
 def own_fleet(
-    settings: Settings, arranged: Callable[[Settings, Path], Settings] = undisturbed
+    settings: Settings,
+    arranged: Callable[[Settings, Path], Settings] = undisturbed,
+    environment: Mapping[str, str] | None = None,
 ) -> Iterator[OwnFleet]:
     """Up when entered, gone when left, with its directory. ``arranged``: what of the settings
     is otherwise here, and where in that directory its files lie."""
+    own = {"PYTHONPATH": _python_path(), "PYTHONWARNINGS": "ignore"}
     with TemporaryDirectory(prefix="t-", ignore_cleanup_errors=True) as directory:
         place = Path(directory)
         order = place / "settings.json"
@@ -124,7 +127,7 @@ def own_fleet(
             text=True,
             start_new_session=True,
             preexec_fn=die_with_parent,
-            env={**os.environ, "PYTHONPATH": _python_path(), "PYTHONWARNINGS": "ignore"},
+            env={**os.environ, **own, **(environment or {})},
         )
         fleet = OwnFleet(process)
         try:

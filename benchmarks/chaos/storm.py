@@ -1,0 +1,206 @@
+"""The faults: a seeded list of them, done one after another, sometimes two at a time.
+
+A fault is over when the part does its work again: after a kill its successor, after a stop or a
+slow stretch itself. What that work is depends on the part; an engine answers right, the
+controller is ready, the KV server and the store answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from itertools import count
+from random import Random
+
+import aiohttp
+import psutil
+
+from benchmarks.chaos.asking import Asking, Fate
+from benchmarks.chaos.faults import Deed, Kind, do
+from benchmarks.chaos.grounds import Grounds
+from benchmarks.chaos.options import Options
+from benchmarks.chaos.parts import Part
+from benchmarks.chaos.questions import Question, Said
+from benchmarks.running import Say
+
+_LOOK_S = 0.05
+_AT_ONCE = 0.25
+"""Share of the faults after which the next does not wait."""
+_LONGEST_PAUSE_S = 1.0
+_CONTROLLER_RESTS_S = 22.0
+"""A supervisor gives up on a controller that dies again and again within a few seconds."""
+_OF_ENGINES = (Part.ENGINE, Part.CORE)
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """``is_alone``: the next one waits until it is over."""
+
+    kind: Kind
+    model: str
+    hold_s: float
+    pause_s: float
+    is_alone: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Over:
+    """``seconds``: to the recovery, from the kill or from the end of the stop; None: never."""
+
+    fault: Fault
+    seconds: float | None
+
+
+@dataclass(slots=True)
+class Record:
+    over: list[Over] = field(default_factory=list)
+    rounds: int = 0
+    absent: set[str] = field(default_factory=set)
+    """Faults for which this fleet has no part."""
+
+
+def faults(
+    kinds: Sequence[Kind], models: Sequence[str], hold_s: float, dice: Random
+) -> list[Fault]:
+    """One round: each kind once, in a new order."""
+    return [
+        Fault(
+            kind,
+            dice.choice(models) if kind.part in _OF_ENGINES else "",
+            hold_s * dice.uniform(0.5, 1.5),
+            dice.uniform(0.0, _LONGEST_PAUSE_S),
+            dice.random() >= _AT_ONCE,
+        )
+        for kind in dice.sample(kinds, len(kinds))
+    ]
+
+
+class Storm:
+    def __init__(
+        self,
+        grounds: Grounds,
+        asking: Asking,
+        http: aiohttp.ClientSession,
+        known: dict[Question, Said],
+        options: Options,
+        say: Say,
+    ) -> None:
+        self.record = Record()
+        self._grounds = grounds
+        self._asking = asking
+        self._http = http
+        self._known = known
+        self._options = options
+        self._say = say
+        self._controller_rests_until = 0.0
+
+    async def rage(self, kinds: Sequence[Kind], is_enough: Callable[[], bool]) -> None:
+        """Round after round, at least as many as were asked for, until it is enough and every
+        part has recovered."""
+        async with asyncio.TaskGroup() as running:
+            for number in count():
+                dice = Random(f"storm {self._options.seed} {number}")
+                models, hold_s = self._grounds.models, self._options.hold_s
+                for fault in faults(kinds, models, hold_s, dice):
+                    if number >= self._options.rounds and is_enough():
+                        return
+                    one = running.create_task(self._one(fault))
+                    if fault.is_alone:
+                        await asyncio.wait({one})
+                    await asyncio.sleep(fault.pause_s)
+                self.record.rounds = number + 1
+                if self.record.rounds >= self._options.rounds and is_enough():
+                    return
+                await asyncio.sleep(_LOOK_S)
+
+    async def _one(self, fault: Fault) -> None:
+        kind, loop = fault.kind, asyncio.get_running_loop()
+        if kind.name == "kill-controller":
+            await self._let_rest()
+        victim = await self._victim(fault)
+        if victim is None:
+            self.record.absent.add(kind.name)
+            return
+        self._say(f"{kind.name} {fault.model or ''} ({victim.pid})")
+        began = loop.time()
+        await do(kind.deed, victim, fault.hold_s)
+        if kind.deed is not Deed.KILL:
+            began = loop.time()
+        try:
+            async with asyncio.timeout(self._options.recovers_s):
+                await self._recovery(fault, victim)
+            seconds: float | None = loop.time() - began
+        except TimeoutError:
+            seconds = None
+        self.record.over.append(Over(fault, seconds))
+
+    async def _let_rest(self) -> None:
+        loop = asyncio.get_running_loop()
+        await asyncio.sleep(max(0.0, self._controller_rests_until - loop.time()))
+        self._controller_rests_until = loop.time() + _CONTROLLER_RESTS_S
+
+    async def _victim(self, fault: Fault) -> psutil.Process | None:
+        """An engine is taken as it is, asleep too; one that does not run is asked for first."""
+        find, kind = self._grounds.find, fault.kind
+        found = await asyncio.to_thread(find, kind.part, fault.model)
+        if not found and kind.part in _OF_ENGINES:
+            await self._ask_one(fault.model)
+            found = await asyncio.to_thread(find, kind.part, fault.model)
+        return found[0] if found else None
+
+    async def _recovery(self, fault: Fault, victim: psutil.Process) -> None:
+        part = fault.kind.part
+        if part in _OF_ENGINES:
+            return await self._ask_one(fault.model)
+        if fault.kind.deed is Deed.KILL:
+            await self._successor(part, victim)
+        while True:
+            if await self._does_its_work(part):
+                return None
+            await asyncio.sleep(_LOOK_S)
+
+    async def _successor(self, part: Part, victim: psutil.Process) -> None:
+        while True:
+            found = await asyncio.to_thread(self._grounds.find, part)
+            if found and victim not in found:
+                return
+            await asyncio.sleep(_LOOK_S)
+
+    async def _does_its_work(self, part: Part) -> bool:
+        store = self._grounds.store
+        match part:
+            case Part.CONTROLLER | Part.CARRIER:
+                return await self._answers("/readyz")
+            case Part.KV:
+                ports = [_http_port(one) for one in self._grounds.find(part)]
+                return bool(ports) and await self._answers(
+                    f"http://127.0.0.1:{ports[0]}/healthcheck"
+                )
+            case Part.STORE if store is not None:
+                return await store.is_up()
+        return bool(await asyncio.to_thread(self._grounds.find, part))
+
+    async def _answers(self, url: str) -> bool:
+        try:
+            async with self._http.get(url, timeout=aiohttp.ClientTimeout(total=2.0)) as answer:
+                return answer.status == 200
+        except (aiohttp.ClientError, TimeoutError):
+            return False
+
+    async def _ask_one(self, model: str) -> None:
+        """Until a question of that model is answered right."""
+        question = next(question for question in self._known if question.model == model)
+        while True:
+            told = await self._asking.ask(question, self._known[question])
+            if told.fate is Fate.RIGHT:
+                return
+            await asyncio.sleep(_LOOK_S)
+
+
+def _http_port(server: psutil.Process) -> str:
+    try:
+        arguments = server.cmdline()
+        return arguments[arguments.index("--http-port") + 1]
+    except (psutil.Error, ValueError, IndexError):
+        return "0"
