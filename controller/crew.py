@@ -1,7 +1,8 @@
-"""The carriers of one fleet, as the supervisor keeps them.
+"""The children that the supervisor keeps beside the controller: carriers, and the records' store.
 
-Each has a listening socket of its own on the one port; the supervisor holds all of them, so that
-connections to a carrier that died wait for the next one and are not lost.
+Each carrier has a listening socket of its own on the one port; the supervisor holds all of them, so
+that connections to a carrier that died wait for the next one and are not lost. A store that died is
+started again where it was; meanwhile the fleet serves without records.
 """
 
 from __future__ import annotations
@@ -12,12 +13,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from math import inf
 from pathlib import Path
 from select import select
 from socket import socket
+from typing import Protocol
 
 from workers.listening import listen
 
@@ -25,7 +27,20 @@ Child = subprocess.Popen[bytes]
 Start = Callable[[socket], Child]
 
 _PAUSE_S = 1.0
-"""A carrier is started again no sooner than so long after its last start."""
+"""A child is started again no sooner than so long after its last start."""
+
+
+class Kept(Protocol):
+    """What is started and stopped by somebody else, and started again here."""
+
+    @property
+    def process(self) -> Child | None:
+        """None: it does not run, and is not wanted."""
+        ...
+
+    def start_again(self) -> None:
+        """Returns at once. Raises RuntimeError or OSError."""
+        ...
 
 
 @contextmanager
@@ -59,8 +74,12 @@ class Crew:
     start: Start
     died: Callable[[int], None]
     """Told the exit code of a carrier that will be started again."""
+    store: Kept | None = None
+    store_died: Callable[[int], None] = lambda code: None
     is_leaving: bool = False
     _carriers: list[_Carrier] = field(default_factory=list)
+    _store_due: float = 0.0
+    """When the store may be started again."""
 
     def begin(self) -> None:
         """Again: nothing happens."""
@@ -74,10 +93,11 @@ class Crew:
             carrier.process.send_signal(number)
 
     def tend(self, controller: Child) -> int:
-        """Until the controller ends; carriers that end meanwhile are started again. Its exit
+        """Until the controller ends; others that end meanwhile are started again. Its exit
         code."""
         while controller.poll() is None:
             self._raise()
+            self._raise_store()
             self._wait_for_one([controller, *self._running()])
         return controller.returncode
 
@@ -92,7 +112,10 @@ class Crew:
         return _Carrier(door, self.start(door), time.monotonic())
 
     def _running(self) -> list[Child]:
-        return [one.process for one in self._carriers if one.process.poll() is None]
+        carriers = [one.process for one in self._carriers]
+        store = self.store.process if self.store is not None else None
+        children = carriers if store is None else [*carriers, store]
+        return [child for child in children if child.poll() is None]
 
     def _gone(self) -> list[int]:
         if self.is_leaving:
@@ -106,9 +129,26 @@ class Crew:
                 self.died(carrier.process.returncode)
                 self._carriers[index] = self._started(carrier.door)
 
+    def _is_store_gone(self) -> bool:
+        process = self.store.process if self.store is not None else None
+        return not self.is_leaving and process is not None and process.poll() is not None
+
+    def _raise_store(self) -> None:
+        """One that cannot be started is tried again."""
+        if self.store is None or not self._is_store_gone():
+            return
+        if time.monotonic() < self._store_due:
+            return
+        assert self.store.process is not None
+        self.store_died(self.store.process.returncode)
+        self._store_due = time.monotonic() + _PAUSE_S
+        with suppress(RuntimeError, OSError):
+            self.store.start_again()
+
     def _wait_for_one(self, children: Sequence[Child]) -> None:
         """To end, or for the moment when one that is gone may be started again."""
-        due = min((self._carriers[i].started + _PAUSE_S for i in self._gone()), default=inf)
+        dues = [self._carriers[i].started + _PAUSE_S for i in self._gone()]
+        due = min([*dues, *([self._store_due] if self._is_store_gone() else [])], default=inf)
         timeout_s = max(0.0, due - time.monotonic()) if due < inf else None
         with ExitStack() as stack:
             fds = [os.pidfd_open(child.pid) for child in children]

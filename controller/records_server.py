@@ -42,13 +42,25 @@ class RecordsServer:
         self.socket = socket_path
 
     @property
+    def process(self) -> subprocess.Popen[bytes] | None:
+        """None: it was not started, or was stopped."""
+        return self._process
+
+    @property
     def pid(self) -> int | None:
         return None if self._process is None else self._process.pid
 
     def start(self) -> None:
         """Returns when it answers. Raises RuntimeError."""
-        self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         until = time.monotonic() + self._start_limit_s
+        self._await_answer(self._launched(until), until)
+
+    def start_again(self) -> None:
+        """After its end; returns at once. Raises RuntimeError, or OSError."""
+        self._launched(time.monotonic())
+
+    def _launched(self, until: float) -> subprocess.Popen[bytes]:
+        self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         with self._locked(until) as lock, (self._directory / "valkey.log").open("ab") as log:
             self._process = subprocess.Popen(
                 [str(get_binary_path()), *self._options()],
@@ -60,7 +72,7 @@ class RecordsServer:
                 pass_fds=(lock.fileno(),),
                 preexec_fn=self._preexec,
             )
-        self._await_answer(self._process, until)
+        return self._process
 
     def stop(self) -> None:
         process, self._process = self._process, None

@@ -23,6 +23,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from socket import socket
 from types import FrameType
@@ -90,7 +91,7 @@ def _run(settings: Settings, run_dir: Path, stop: _Stop) -> int:
             address = head.start()
         told = _records(settings, run_dir.name if head else address, records)
         environment = told.environment | ({} if head is None else head.environment)
-        with _a_crew(settings, run_dir, environment) as (settings, stop.crew):
+        with _a_crew(settings, run_dir, environment, records) as (settings, stop.crew):
             return _keep_controller(settings, run_dir, address, environment, stop)
     except KeyboardInterrupt:
         return 130
@@ -165,10 +166,10 @@ def _start_controller(
 
 @contextmanager
 def _a_crew(
-    settings: Settings, run_dir: Path, environment: dict[str, str]
+    settings: Settings, run_dir: Path, environment: dict[str, str], records: RecordsServer
 ) -> Iterator[tuple[Settings, Crew]]:
-    """The carriers, if any, not begun; and the settings with the port that they listen on.
-    Raises RuntimeError if they cannot."""
+    """The carriers, if any, not begun, and the records' store; and the settings with the port that
+    carriers listen on. Raises RuntimeError if they cannot."""
     server = settings.server
     with ExitStack() as stack:
         try:
@@ -184,10 +185,11 @@ def _a_crew(
             argv = carrier_command(run_dir / "fleet.json", _sockets(run_dir), door)
             return _start(argv, run_dir, environment, door.fileno())
 
-        def died(code: int) -> None:
-            _tell(settings, "restarting", f"a carrier ended with {code}; starting it again")
+        def died(who: str, code: int) -> None:
+            _tell(settings, "restarting", f"{who} ended with {code}; starting it again")
 
-        crew = Crew(listening, start, died)
+        store_died = partial(died, "the records' store")
+        crew = Crew(listening, start, partial(died, "a carrier"), records, store_died)
         stack.callback(crew.close)
         yield replace(settings, server=server), crew
 

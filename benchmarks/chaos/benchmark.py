@@ -28,13 +28,11 @@ _LOOK_S = 2.0
 _QUIET_S = 1.0
 
 
-def measure(
-    run: Run, options: Options, settings: Settings, keeps_store: bool, wrong: list[str]
-) -> None:
+def measure(run: Run, options: Options, settings: Settings, wrong: list[str]) -> None:
     """On a fleet of its own. ``wrong`` is given what may not be, in sentences."""
     seen, grounds = Seen(), None
     try:
-        with own_grounds(settings, keeps_store) as grounds:
+        with own_grounds(settings, options.keeps_store, options.kept) as grounds:
             rage(grounds, options, run.say, seen)
     finally:
         wrong += tell(run, seen, grounds.witness if grounds is not None else None)
@@ -46,7 +44,7 @@ def rage(grounds: Grounds, options: Options, say: Say, seen: Seen) -> None:
 
 
 async def _rage(grounds: Grounds, options: Options, say: Say, seen: Seen) -> None:
-    kinds = _possible(grounds, options)
+    parse(options.faults)
     async with _session(grounds) as http:
         asking = Asking(http, options)
         asked = questions(grounds.models, grounds.embedding, _QUESTIONS_EACH, options.seed)
@@ -56,6 +54,7 @@ async def _rage(grounds: Grounds, options: Options, say: Say, seen: Seen) -> Non
         if {question.model for question in known} != set(grounds.models):
             raise BenchError("a model has no steady answer to any question")
         seen.before = await _measured(grounds, asking, known)
+        kinds = _possible(grounds, options)
         storm = Storm(grounds, asking, http, known, options, say)
         seen.record, tally = storm.record, seen.tally
         async with asyncio.TaskGroup() as both:

@@ -51,6 +51,9 @@ def command(
             "fleet's own.",
         ),
     ] = True,
+    keep: Annotated[
+        Path | None, typer.Option(help="Leave the fleet's journal and logs here.")
+    ] = None,
     seed: Seed = 0,
     out: Out = None,
     plots: Plots = None,
@@ -78,6 +81,8 @@ def command(
         hold_s=hold,
         max_wait_s=max_wait,
         recovers_s=recovers,
+        keeps_store=own_store,
+        kept=keep,
         seed=seed,
     )
     settings = {
@@ -93,7 +98,7 @@ def command(
     fleet = fake_settings(carriers) if config is None else load(config)
     wrong: list[str] = []
     result = measuring(
-        Run("chaos", settings, seed), lambda run: measure(run, options, fleet, own_store, wrong)
+        Run("chaos", settings, seed), lambda run: measure(run, options, fleet, wrong)
     )
     publish(result, out, plots, html, gate, json)
     if wrong:

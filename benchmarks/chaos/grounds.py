@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -77,10 +78,12 @@ def fake_settings(carriers: int) -> Settings:
 
 
 @contextmanager
-def own_grounds(settings: Settings, keeps_store: bool) -> Iterator[Grounds]:
+def own_grounds(
+    settings: Settings, keeps_store: bool, kept: Path | None = None
+) -> Iterator[Grounds]:
     """A fleet of these settings below a directory of its own, up when entered and gone when left;
     the witness then knows what is left of it. With ``keeps_store`` its KV and its records lie in
-    a Valkey of ours, else in its directory."""
+    a Valkey of ours, else in its directory. ``kept``: its journal and logs, which stay."""
     with TemporaryDirectory(prefix="t-", ignore_cleanup_errors=True) as directory:
         temporary = Path(directory) / "tmp"
         temporary.mkdir()
@@ -89,7 +92,9 @@ def own_grounds(settings: Settings, keeps_store: bool) -> Iterator[Grounds]:
             store = Store(Path(directory) / "store")
             settings = replace(settings, kv=replace(settings.kv, durable=store.address))
         try:
-            with own_fleet(settings, _arranged, {"TMPDIR": str(temporary)}) as fleet:
+            with own_fleet(
+                settings, partial(_arranged, kept=kept), {"TMPDIR": str(temporary)}
+            ) as fleet:
                 supervisor = psutil.Process(fleet.process.pid)
                 witness = Witness(supervisor, temporary)
                 engines = [model.engine for model in settings.models]
@@ -108,15 +113,16 @@ def own_grounds(settings: Settings, keeps_store: bool) -> Iterator[Grounds]:
                 store.close()
 
 
-def _arranged(settings: Settings, directory: Path) -> Settings:
+def _arranged(settings: Settings, directory: Path, kept: Path | None) -> Settings:
     """The settings as they are, on a port of their own that is kept over restarts."""
     with listen("127.0.0.1") as free:
         port = free.getsockname()[1]
+    state = kept or directory / "state"
     return replace(
         settings,
         server=replace(settings.server, host="127.0.0.1", port=port, keys=()),
-        state_dir=directory / "state",
-        log_dir=directory / "state" / "logs",
+        state_dir=state,
+        log_dir=state / "logs",
         kv=_in_directory(settings.kv, directory),
         source=None,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +22,10 @@ class Options:
     """For a grant; told to the fleet with every request."""
     recovers_s: float = 120.0
     """A part that does not do its work again by then, after a fault, is taken for broken."""
+    keeps_store: bool = True
+    """KV and records lie in a store beside the fleet, not in a directory and the fleet's own."""
+    kept: Path | None = None
+    """Where the fleet's journal and logs stay."""
     seed: int = 0
 
     @property
