@@ -1,5 +1,5 @@
 # What a person types. Everything sets itself up; a second run is quick.
-.PHONY: setup serve demo demo-kv test soak check models lock clean
+.PHONY: setup serve demo demo-kv test soak mutate chaos check models lock clean
 
 VENV := .venv/bin
 STATE := .torpor
@@ -27,6 +27,19 @@ test: models
 EVENTS ?= 1000000
 soak: setup
 	@TORPOR_SOAK_EVENTS=$(EVENTS) $(VENV)/pytest -q tests/core/soak.py
+
+# Small changes of the core, one at a time, and whether a test notices: make mutate SAMPLE=50 SEED=1
+SAMPLE ?= 200
+SEED ?= 0
+mutate: setup
+	@$(VENV)/python scripts/mutate.py --sample $(SAMPLE) --seed $(SEED)
+
+# Parts of a live fleet are killed, stopped and slowed under load. Engines without a model:
+# make chaos FLEET=--fake REQUESTS=100000
+FLEET ?= benchmarks/chaos/real.yaml
+REQUESTS ?= 2000
+chaos: models
+	@$(VENV)/torpor bench chaos $(FLEET) --requests $(REQUESTS) --seed $(SEED) $(CHAOS)
 
 check: setup
 	@scripts/check

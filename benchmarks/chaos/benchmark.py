@@ -13,6 +13,7 @@ from benchmarks.chaos.asking import Asking, Fate
 from benchmarks.chaos.crowd import ask_on, record
 from benchmarks.chaos.faults import Kind, parse
 from benchmarks.chaos.grounds import Grounds, own_grounds
+from benchmarks.chaos.health import Health
 from benchmarks.chaos.options import Options
 from benchmarks.chaos.parts import Part
 from benchmarks.chaos.questions import Question, Said, questions
@@ -35,7 +36,8 @@ def measure(run: Run, options: Options, settings: Settings, wrong: list[str]) ->
         with own_grounds(settings, options.keeps_store, options.kept) as grounds:
             rage(grounds, options, run.say, seen)
     finally:
-        wrong += tell(run, seen, grounds.witness if grounds is not None else None)
+        if grounds is not None:
+            wrong += tell(run, seen, grounds.witness)
 
 
 def rage(grounds: Grounds, options: Options, say: Say, seen: Seen) -> None:
@@ -44,18 +46,17 @@ def rage(grounds: Grounds, options: Options, say: Say, seen: Seen) -> None:
 
 
 async def _rage(grounds: Grounds, options: Options, say: Say, seen: Seen) -> None:
-    parse(options.faults)
     async with _session(grounds) as http:
-        asking = Asking(http, options)
+        asking, health = Asking(http, options), Health(grounds, http)
         asked = questions(grounds.models, grounds.embedding, _QUESTIONS_EACH, options.seed)
         say(f"recording the answers to {len(asked)} questions")
         known = await record(asking, asked, options.clients)
         seen.left_out = len(asked) - len(known)
         if {question.model for question in known} != set(grounds.models):
             raise BenchError("a model has no steady answer to any question")
-        seen.before = await _measured(grounds, asking, known)
+        seen.before = await _measured(grounds, health, asking, known)
         kinds = _possible(grounds, options)
-        storm = Storm(grounds, asking, http, known, options, say)
+        storm = Storm(grounds, asking, health, known, options, say)
         seen.record, tally = storm.record, seen.tally
         async with asyncio.TaskGroup() as both:
             watching = both.create_task(_watch(grounds, seen))
@@ -63,7 +64,7 @@ async def _rage(grounds: Grounds, options: Options, say: Say, seen: Seen) -> Non
             both.create_task(
                 ask_on(asking, known, options.clients, options.seed, raging.done, tally)
             ).add_done_callback(lambda _: watching.cancel())
-        seen.after = await _measured(grounds, asking, known)
+        seen.after = await _measured(grounds, health, asking, known)
 
 
 def _possible(grounds: Grounds, options: Options) -> list[Kind]:
@@ -74,13 +75,17 @@ def _possible(grounds: Grounds, options: Options) -> list[Kind]:
     return [kind for kind in kinds if grounds.find(kind.part)]
 
 
-async def _measured(grounds: Grounds, asking: Asking, known: dict[Question, Said]) -> Memory:
+async def _measured(
+    grounds: Grounds, health: Health, asking: Asking, known: dict[Question, Said]
+) -> Memory:
     """In peace, each model asked once, in their order: the same ones are awake each time."""
+    async with _keeping(grounds):
+        await health.all_work()
     for model in grounds.models:
         question = next(question for question in known if question.model == model)
         told = await asking.ask(question, known[question])
         if told.fate is not Fate.RIGHT:
-            raise BenchError(f"in peace again, {question.name} was {told.fate.value}")
+            raise BenchError(f"in peace, {question.name} was {told.fate.value}")
     await asyncio.sleep(_QUIET_S)
     return await asyncio.to_thread(memory, grounds.supervisor, _controller(grounds))
 

@@ -64,6 +64,7 @@ def command(
     """Kill, stop and slow the parts of a fleet of its own while it is asked, and see whether
     anything is lost, wrong or left."""
     from benchmarks.chaos.benchmark import measure
+    from benchmarks.chaos.faults import parse
     from benchmarks.chaos.grounds import fake_settings
     from benchmarks.chaos.options import Options
     from benchmarks.cli import publish
@@ -85,6 +86,7 @@ def command(
         kept=keep,
         seed=seed,
     )
+    parse(options.faults)
     settings = {
         "config": "fake engines" if fake else str(config),
         "requests": requests,

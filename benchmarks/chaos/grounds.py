@@ -28,7 +28,7 @@ FAKE_FLEET: dict[str, Any] = {
     "device": "cpu",
     "memory": {"device_budget_gib": 1.05},
     "timeouts": {"start_s": 30, "wake_s": 10, "sleep_s": 10, "stop_s": 2},
-    "policy": {"restart_backoff_s": 0.1, "minimum_awake_s": 0.2},
+    "policy": {"restart_backoff_s": 0.1, "minimum_awake_s": 0.2, "costs": {"start_s": 8}},
     "kv": {"host_gib": 0.25},
     "defaults": {
         "kind": "fake",

@@ -13,18 +13,17 @@ from dataclasses import dataclass, field
 from itertools import count
 from random import Random
 
-import aiohttp
 import psutil
 
 from benchmarks.chaos.asking import Asking, Fate
 from benchmarks.chaos.faults import Deed, Kind, do
 from benchmarks.chaos.grounds import Grounds
+from benchmarks.chaos.health import LOOK_S, Health
 from benchmarks.chaos.options import Options
 from benchmarks.chaos.parts import Part
 from benchmarks.chaos.questions import Question, Said
 from benchmarks.running import Say
 
-_LOOK_S = 0.05
 _AT_ONCE = 0.25
 """Share of the faults after which the next does not wait."""
 _LONGEST_PAUSE_S = 1.0
@@ -46,7 +45,7 @@ class Fault:
 
 @dataclass(frozen=True, slots=True)
 class Over:
-    """``seconds``: to the recovery, from the kill or from the end of the stop; None: never."""
+    """``seconds``: to the recovery, from the kill or from the end of the stop; None: too long."""
 
     fault: Fault
     seconds: float | None
@@ -56,8 +55,6 @@ class Over:
 class Record:
     over: list[Over] = field(default_factory=list)
     rounds: int = 0
-    absent: set[str] = field(default_factory=set)
-    """Faults for which this fleet has no part."""
 
 
 def faults(
@@ -81,7 +78,7 @@ class Storm:
         self,
         grounds: Grounds,
         asking: Asking,
-        http: aiohttp.ClientSession,
+        health: Health,
         known: dict[Question, Said],
         options: Options,
         say: Say,
@@ -89,7 +86,7 @@ class Storm:
         self.record = Record()
         self._grounds = grounds
         self._asking = asking
-        self._http = http
+        self._health = health
         self._known = known
         self._options = options
         self._say = say
@@ -112,81 +109,44 @@ class Storm:
                 self.record.rounds = number + 1
                 if self.record.rounds >= self._options.rounds and is_enough():
                     return
-                await asyncio.sleep(_LOOK_S)
+                await asyncio.sleep(LOOK_S)
 
     async def _one(self, fault: Fault) -> None:
-        kind, loop = fault.kind, asyncio.get_running_loop()
-        if kind.name == "kill-controller":
+        if fault.kind.name == "kill-controller":
             await self._let_rest()
-        victim = await self._victim(fault)
-        if victim is None:
-            self.record.absent.add(kind.name)
-            return
-        self._say(f"{kind.name} {fault.model or ''} ({victim.pid})")
-        began = loop.time()
-        await do(kind.deed, victim, fault.hold_s)
-        if kind.deed is not Deed.KILL:
-            began = loop.time()
         try:
-            async with asyncio.timeout(self._options.recovers_s):
-                await self._recovery(fault, victim)
-            seconds: float | None = loop.time() - began
+            async with asyncio.timeout(self._options.recovers_s + fault.hold_s):
+                seconds: float | None = await self._done_and_over(fault)
         except TimeoutError:
             seconds = None
         self.record.over.append(Over(fault, seconds))
+
+    async def _done_and_over(self, fault: Fault) -> float:
+        """Seconds of the recovery."""
+        kind, loop = fault.kind, asyncio.get_running_loop()
+        victim = await self._victim(fault)
+        self._say(f"{kind.name} {fault.model or ''} ({victim.pid})")
+        await do(kind.deed, victim, fault.hold_s)
+        began = loop.time()
+        if kind.part in _OF_ENGINES:
+            await self._ask_one(fault.model)
+        else:
+            if kind.deed is Deed.KILL:
+                await self._health.successor(kind.part, victim)
+            await self._health.works(kind.part)
+        return loop.time() - began
 
     async def _let_rest(self) -> None:
         loop = asyncio.get_running_loop()
         await asyncio.sleep(max(0.0, self._controller_rests_until - loop.time()))
         self._controller_rests_until = loop.time() + _CONTROLLER_RESTS_S
 
-    async def _victim(self, fault: Fault) -> psutil.Process | None:
+    async def _victim(self, fault: Fault) -> psutil.Process:
         """An engine is taken as it is, asleep too; one that does not run is asked for first."""
-        find, kind = self._grounds.find, fault.kind
-        found = await asyncio.to_thread(find, kind.part, fault.model)
-        if not found and kind.part in _OF_ENGINES:
+        kind = fault.kind
+        if kind.part in _OF_ENGINES and not self._grounds.find(kind.part, fault.model):
             await self._ask_one(fault.model)
-            found = await asyncio.to_thread(find, kind.part, fault.model)
-        return found[0] if found else None
-
-    async def _recovery(self, fault: Fault, victim: psutil.Process) -> None:
-        part = fault.kind.part
-        if part in _OF_ENGINES:
-            return await self._ask_one(fault.model)
-        if fault.kind.deed is Deed.KILL:
-            await self._successor(part, victim)
-        while True:
-            if await self._does_its_work(part):
-                return None
-            await asyncio.sleep(_LOOK_S)
-
-    async def _successor(self, part: Part, victim: psutil.Process) -> None:
-        while True:
-            found = await asyncio.to_thread(self._grounds.find, part)
-            if found and victim not in found:
-                return
-            await asyncio.sleep(_LOOK_S)
-
-    async def _does_its_work(self, part: Part) -> bool:
-        store = self._grounds.store
-        match part:
-            case Part.CONTROLLER | Part.CARRIER:
-                return await self._answers("/readyz")
-            case Part.KV:
-                ports = [_http_port(one) for one in self._grounds.find(part)]
-                return bool(ports) and await self._answers(
-                    f"http://127.0.0.1:{ports[0]}/healthcheck"
-                )
-            case Part.STORE if store is not None:
-                return await store.is_up()
-        return bool(await asyncio.to_thread(self._grounds.find, part))
-
-    async def _answers(self, url: str) -> bool:
-        try:
-            async with self._http.get(url, timeout=aiohttp.ClientTimeout(total=2.0)) as answer:
-                return answer.status == 200
-        except (aiohttp.ClientError, TimeoutError):
-            return False
+        return (await self._health.there(kind.part, fault.model))[0]
 
     async def _ask_one(self, model: str) -> None:
         """Until a question of that model is answered right."""
@@ -195,12 +155,4 @@ class Storm:
             told = await self._asking.ask(question, self._known[question])
             if told.fate is Fate.RIGHT:
                 return
-            await asyncio.sleep(_LOOK_S)
-
-
-def _http_port(server: psutil.Process) -> str:
-    try:
-        arguments = server.cmdline()
-        return arguments[arguments.index("--http-port") + 1]
-    except (psutil.Error, ValueError, IndexError):
-        return "0"
+            await asyncio.sleep(LOOK_S)
