@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 
 import aiohttp
@@ -15,7 +15,7 @@ from benchmarks.chaos.faults import Kind, parse
 from benchmarks.chaos.grounds import Grounds, own_grounds
 from benchmarks.chaos.health import Health
 from benchmarks.chaos.options import Options
-from benchmarks.chaos.parts import Part
+from benchmarks.chaos.parts import OF_ENGINES, Part
 from benchmarks.chaos.questions import Question, Said, questions
 from benchmarks.chaos.seen import Seen
 from benchmarks.chaos.storm import Storm
@@ -67,12 +67,18 @@ async def _rage(grounds: Grounds, options: Options, say: Say, seen: Seen) -> Non
         seen.after = await _measured(grounds, health, asking, known)
 
 
-def _possible(grounds: Grounds, options: Options) -> list[Kind]:
-    """Without those for which this fleet has no part, where none were named."""
-    kinds = parse(options.faults)
-    if options.faults:
-        return kinds
-    return [kind for kind in kinds if grounds.find(kind.part)]
+def _possible(grounds: Grounds, options: Options) -> dict[Kind, Sequence[str]]:
+    """Kinds of faults, with the models that they may be done to (one without a name where it is
+    not done to an engine); without those for which this fleet has no part."""
+    found: dict[Kind, Sequence[str]] = {}
+    for kind in parse(options.faults):
+        models = grounds.models if kind.part in OF_ENGINES else ("",)
+        having = [model for model in models if grounds.find(kind.part, model)]
+        if having:
+            found[kind] = having
+        elif options.faults:
+            raise BenchError(f"{kind.name}: this fleet has no {kind.part.value}")
+    return found
 
 
 async def _measured(

@@ -5,7 +5,6 @@ Found anew each time, by arguments and marks, since they come and go.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from enum import Enum
 
 import psutil
@@ -31,6 +30,7 @@ class Part(Enum):
     """The Ray actor that watches a node."""
 
 
+OF_ENGINES = (Part.ENGINE, Part.CORE)
 _NAMED = {
     Part.CONTROLLER: "controller.process",
     Part.CARRIER: "controller.carrier",
@@ -52,22 +52,13 @@ def parts(supervisor: psutil.Process, part: Part, model: str = "") -> list[psuti
     processes = everything(supervisor)
     if part in _NAMED:
         return [process for process in processes if _NAMED[part] in _arguments(process)]
-    marked = {process.pid: process for process in processes if f"/{model}" in _mark(process)}
-    if model:
-        marked = {pid: process for pid, process in marked.items() if f"/{model}#" in _mark(process)}
+    bears = f"/{model}#" if model else "/"
+    marked = {process.pid: process for process in processes if bears in _mark(process)}
     return [
         process
         for process in marked.values()
         if (_parent(process) not in marked) == (part is Part.ENGINE) and not _is_helper(process)
     ]
-
-
-def models_of(supervisor: psutil.Process) -> Iterator[str]:
-    """Of which an engine runs."""
-    for process in everything(supervisor):
-        mark = _mark(process)
-        if mark:
-            yield mark.split("/", 1)[1].rpartition("#")[0]
 
 
 def _mark(process: psutil.Process) -> str:

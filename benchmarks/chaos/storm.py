@@ -8,7 +8,7 @@ controller is ready, the KV server and the store answer.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 from random import Random
@@ -20,7 +20,7 @@ from benchmarks.chaos.faults import Deed, Kind, do
 from benchmarks.chaos.grounds import Grounds
 from benchmarks.chaos.health import LOOK_S, Health
 from benchmarks.chaos.options import Options
-from benchmarks.chaos.parts import Part
+from benchmarks.chaos.parts import OF_ENGINES
 from benchmarks.chaos.questions import Question, Said
 from benchmarks.running import Say
 
@@ -29,7 +29,6 @@ _AT_ONCE = 0.25
 _LONGEST_PAUSE_S = 1.0
 _CONTROLLER_RESTS_S = 22.0
 """A supervisor gives up on a controller that dies again and again within a few seconds."""
-_OF_ENGINES = (Part.ENGINE, Part.CORE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,19 +56,17 @@ class Record:
     rounds: int = 0
 
 
-def faults(
-    kinds: Sequence[Kind], models: Sequence[str], hold_s: float, dice: Random
-) -> list[Fault]:
-    """One round: each kind once, in a new order."""
+def faults(kinds: Mapping[Kind, Sequence[str]], hold_s: float, dice: Random) -> list[Fault]:
+    """One round: each kind once, in a new order, on one of the models it may be done to."""
     return [
         Fault(
             kind,
-            dice.choice(models) if kind.part in _OF_ENGINES else "",
+            dice.choice(kinds[kind]),
             hold_s * dice.uniform(0.5, 1.5),
             dice.uniform(0.0, _LONGEST_PAUSE_S),
             dice.random() >= _AT_ONCE,
         )
-        for kind in dice.sample(kinds, len(kinds))
+        for kind in dice.sample(list(kinds), len(kinds))
     ]
 
 
@@ -92,14 +89,15 @@ class Storm:
         self._say = say
         self._controller_rests_until = 0.0
 
-    async def rage(self, kinds: Sequence[Kind], is_enough: Callable[[], bool]) -> None:
+    async def rage(
+        self, kinds: Mapping[Kind, Sequence[str]], is_enough: Callable[[], bool]
+    ) -> None:
         """Round after round, at least as many as were asked for, until it is enough and every
         part has recovered."""
         async with asyncio.TaskGroup() as running:
             for number in count():
                 dice = Random(f"storm {self._options.seed} {number}")
-                models, hold_s = self._grounds.models, self._options.hold_s
-                for fault in faults(kinds, models, hold_s, dice):
+                for fault in faults(kinds, self._options.hold_s, dice):
                     if number >= self._options.rounds and is_enough():
                         return
                     one = running.create_task(self._one(fault))
@@ -128,7 +126,7 @@ class Storm:
         self._say(f"{kind.name} {fault.model or ''} ({victim.pid})")
         await do(kind.deed, victim, fault.hold_s)
         began = loop.time()
-        if kind.part in _OF_ENGINES:
+        if kind.part in OF_ENGINES:
             await self._ask_one(fault.model)
         else:
             if kind.deed is Deed.KILL:
@@ -144,7 +142,7 @@ class Storm:
     async def _victim(self, fault: Fault) -> psutil.Process:
         """An engine is taken as it is, asleep too; one that does not run is asked for first."""
         kind = fault.kind
-        if kind.part in _OF_ENGINES and not self._grounds.find(kind.part, fault.model):
+        if kind.part in OF_ENGINES and not self._grounds.find(kind.part, fault.model):
             await self._ask_one(fault.model)
         return (await self._health.there(kind.part, fault.model))[0]
 
