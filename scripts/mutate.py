@@ -33,8 +33,10 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 CORE = Path("controller/core")
 QUICK = ("stories", "fairness", "crowding", "replicas", "rooms", "golden", "conversations")
-SLOW = ("own_ladder", "properties", "simulation", "twins")
+SLOW = ("own_ladder", "properties", "twins", "simulation")
 TESTS = [f"tests/core/test_{name}.py" for name in (*QUICK, *SLOW)]
+LEFT_OUT = "throng"
+"""Half of the time of all of them."""
 COPIED = ("controller", "tests", "workers", "kv_store", "pyproject.toml")
 LIMIT_S = 600.0
 """A mutant that makes the tests run for so long is noticed, too."""
@@ -149,7 +151,7 @@ def is_noticed(mutant: Mutant, tree: Path) -> bool:
     command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider"]
     try:
         ran = subprocess.run(
-            [*command, "--hypothesis-seed=0", *TESTS],
+            [*command, "--hypothesis-seed=0", "-k", f"not {LEFT_OUT}", *TESTS],
             cwd=tree,
             env={**os.environ, "PYTHONPATH": str(tree), "PYTHONDONTWRITEBYTECODE": "1"},
             capture_output=True,
