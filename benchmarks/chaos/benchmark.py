@@ -24,7 +24,6 @@ from benchmarks.chaos.witness import Memory, memory
 from benchmarks.running import BenchError, Run, Say
 from controller.settings import Settings
 
-_QUESTIONS_EACH = 12
 _LOOK_S = 2.0
 _QUIET_S = 1.0
 
@@ -34,21 +33,17 @@ def measure(run: Run, options: Options, settings: Settings, wrong: list[str]) ->
     seen, grounds = Seen(), None
     try:
         with own_grounds(settings, options.keeps_store, options.kept) as grounds:
-            rage(grounds, options, run.say, seen)
+            asyncio.run(rage(grounds, options, run.say, seen))
     finally:
         if grounds is not None:
             wrong += tell(run, seen, grounds.witness)
 
 
-def rage(grounds: Grounds, options: Options, say: Say, seen: Seen) -> None:
+async def rage(grounds: Grounds, options: Options, say: Say, seen: Seen) -> None:
     """``seen`` is true of as much as happened, however this ends."""
-    asyncio.run(_rage(grounds, options, say, seen))
-
-
-async def _rage(grounds: Grounds, options: Options, say: Say, seen: Seen) -> None:
     async with _session(grounds) as http:
         asking, health = Asking(http, options), Health(grounds, http)
-        asked = questions(grounds.models, grounds.embedding, _QUESTIONS_EACH, options.seed)
+        asked = questions(grounds.models, grounds.embedding, options.each, options.seed)
         say(f"recording the answers to {len(asked)} questions")
         known = await record(asking, asked, options.clients)
         seen.left_out = len(asked) - len(known)

@@ -14,6 +14,8 @@ class Options:
     rounds: int = 1
     clients: int = 16
     """As many requests at a time."""
+    each: int = 12
+    """Questions of each model."""
     faults: tuple[str, ...] = ()
     """Names as ``kill-engine``; none: every one that the fleet has a part for."""
     hold_s: float = 2.0

@@ -23,6 +23,7 @@ from benchmarks.chaos.asking import Asking, Fate
 from benchmarks.chaos.crowd import record
 from benchmarks.chaos.faults import KINDS, Deed, do, parse
 from benchmarks.chaos.options import Options
+from benchmarks.chaos.parts import Part
 from benchmarks.chaos.questions import Question, agrees, questions
 from benchmarks.chaos.seen import Seen
 from benchmarks.chaos.storm import faults
@@ -213,15 +214,24 @@ def test_what_cannot_be_asked_is_one_line(arguments: list[str]) -> None:
 @pytest.mark.timeout(900)
 def test_nothing_is_lost_wrong_or_left_when_everything_breaks_once(tmp_path: Path) -> None:
     out = tmp_path / "r.json"
+    kinds = [f"kill-{part.value}" for part in Part]
+    kinds += [
+        "stop-engine",
+        "stop-controller",
+        "stop-kv",
+        "slow-engine",
+        "slow-carrier",
+        "slow-store",
+    ]
     asked = ["--fake", "--requests", "200", "--hold", "0.5", "--carriers", "1", "--out", str(out)]
-    asked += ["--max-wait", "150", "--recovers", "400"]
+    asked += ["--max-wait", "150", "--recovers", "400", "--faults", ",".join(kinds)]
     found = CliRunner().invoke(bench, ["chaos", *asked])
     assert found.exit_code == 0, found.stderr
     result = read(out)
     fates = {m.labels["fate"]: m.values[0] for m in result.find("requests")}
     assert fates.pop("right") >= 200
     assert set(fates.values()) == {0.0}
-    assert {m.labels["after"] for m in result.find("recovery")} == set(KINDS)
+    assert {m.labels["after"] for m in result.find("recovery")} == set(kinds)
     assert {m.labels["what"]: m.values for m in result.find("left")} == dict.fromkeys(
         ("process", "shared memory", "file"), (0.0,)
     )

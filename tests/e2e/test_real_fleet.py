@@ -20,6 +20,11 @@ import openai
 import psutil
 import pytest
 
+from benchmarks.chaos.asking import Fate
+from benchmarks.chaos.benchmark import rage
+from benchmarks.chaos.grounds import Grounds
+from benchmarks.chaos.options import Options
+from benchmarks.chaos.seen import Seen
 from tests.e2e.live_fleet import LiveFleet
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(600)]
@@ -201,6 +206,22 @@ def test_thirty_requests_for_three_models_with_room_for_two(client: openai.OpenA
 
     with ThreadPoolExecutor(30) as pool:
         assert all(pool.map(one, range(30)))
+
+
+async def test_engines_that_are_stopped_and_slowed_answer_as_before(fleet: LiveFleet) -> None:
+    """The short form of ``make chaos`` on real parts, with what costs no engine."""
+    models = ("smollm2", "smollm2-f32", "minilm")
+    grounds = Grounds(fleet.url, psutil.Process(fleet._process.pid), models, ("minilm",))
+    faults = ("stop-engine", "slow-engine", "stop-controller", "slow-controller", "stop-kv")
+    options = Options(
+        requests=30, clients=4, each=4, faults=faults, hold_s=1.0, max_wait_s=300, recovers_s=300
+    )
+    seen = Seen()
+    await rage(grounds, options, lambda line: None, seen)
+    assert seen.tally.fates.keys() == {Fate.RIGHT}, seen.tally.bad
+    assert seen.tally.requests >= 30
+    recovered = {over.fault.kind.name for over in seen.record.over if over.seconds is not None}
+    assert recovered == set(faults)
 
 
 def test_a_killed_controller_adopts_its_engines(fleet: LiveFleet, client: openai.OpenAI) -> None:
