@@ -1,0 +1,228 @@
+"""Each invariant, broken by hand in a lively fleet, is seen: a check must be able to fail."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+
+from controller.core.books import Books
+from controller.core.events import LeaseReleased
+from controller.core.invariants import check
+from controller.core.ledger import HOST
+from controller.core.lifecycle import Goal, InvariantBroken, Phase
+from controller.core.names import (
+    NOTHING,
+    Cause,
+    Depth,
+    DeviceId,
+    Footprint,
+    Instant,
+    ModelName,
+    NodeId,
+    OpId,
+    ReplicaId,
+    RequestId,
+)
+from tests.core.fleets import Story, ladder, spec
+
+A, B, C, D = (ReplicaId(f"{name}#0") for name in "abcd")
+MANY = 1_000_000
+
+
+def lively() -> Story:
+    """``a`` serves r1, ``b`` is awake and idle with a ladder, ``c`` starts for r3, ``d`` is cold;
+    it has no room, and r4 waits for it."""
+    models = (spec("a", 8), spec("b", 4, ladder=ladder(50.0, 90.0)), spec("c", 8), spec("d", 20))
+    story = Story(*models, minimum_awake_s=100.0, busy_leases=MANY)
+    story.raises("r1", "a")
+    story.raises("r2", "b")
+    story.feed(LeaseReleased(story.time, RequestId("r2")))
+    story.arrives("r3", "c")
+    story.arrives("r4", "d")
+    return story
+
+
+def test_nothing_is_wrong_with_it() -> None:
+    story = lively()
+    phases = {name: replica.phase for name, replica in story.fleet.books.replicas.items()}
+    assert phases == {A: Phase.AWAKE, B: Phase.AWAKE, C: Phase.STARTING, D: Phase.COLD}
+    assert story.fleet.books.backlog.of(ModelName("d"))
+    check(story.fleet)
+
+
+def _forget_a_waiter(books: Books) -> None:
+    books.backlog.by_model[ModelName("d")].clear()
+    del books.backlog.by_model[ModelName("d")]
+
+
+def _an_empty_queue(books: Books) -> None:
+    books.backlog.by_model[ModelName("a")] = {}
+
+
+def _grant_a_waiter(books: Books) -> None:
+    books.leased[RequestId("r4")] = A
+
+
+def _no_lanes(books: Books) -> None:
+    books.backlog.lanes.clear()
+
+
+def _lease_twice(books: Books) -> None:
+    books.replicas[B].leases[RequestId("r1")] = Instant(0.0)
+    books.leased[RequestId("r1")] = B
+
+
+def _a_strange_lease(books: Books) -> None:
+    books.replicas[A].leases[RequestId("r9")] = Instant(0.0)
+
+
+def _a_lease_on_who_starts(books: Books) -> None:
+    books.replicas[C].leases[RequestId("r9")] = Instant(0.0)
+
+
+def _other_totals(books: Books) -> None:
+    books.ledger.booked(NodeId("n"))[HOST] += 1
+
+
+def _over_the_budget(books: Books) -> None:
+    (node,) = books.ledger.budgets
+    books.ledger.budgets[node] = dict.fromkeys(books.ledger.budgets[node], 1)
+
+
+def _excused_for_nothing(books: Books) -> None:
+    books.ledger.excused[NodeId("n")] = {DeviceId("0"): 1}
+
+
+def _an_order_of_who_is_awake(books: Books) -> None:
+    books.replicas[A].order = books.replicas[C].order
+
+
+def _no_order(books: Books) -> None:
+    books.replicas[C].order = None
+
+
+def _drained(books: Books) -> None:
+    books.replicas[B].phase = Phase.DRAINED
+
+
+def _a_goal(books: Books) -> None:
+    books.replicas[A].goal = Goal(Depth.LEVEL_1, Cause.IDLE)
+
+
+def _nowhere(books: Books) -> None:
+    books.replicas[A].place = None
+
+
+def _no_incarnation(books: Books) -> None:
+    books.replicas[A].incarnation = None
+
+
+def _a_cold_incarnation(books: Books) -> None:
+    books.replicas[D].incarnation = OpId(9)
+
+
+def _kv_of_who_starts(books: Books) -> None:
+    books.replicas[C].has_kv = True
+
+
+def _booked_cold(books: Books) -> None:
+    place = books.replicas[A].place
+    assert place is not None
+    books.ledger.settle(books.replicas[D], place, NOTHING)
+
+
+def _booked_elsewhere(books: Books) -> None:
+    place = books.replicas[A].place
+    assert place is not None
+    books.replicas[A].place = replace(place, devices=())
+
+
+def _more_booked_than_held(books: Books) -> None:
+    books.replicas[A].held = NOTHING
+
+
+def _more_held_than_reserved(books: Books) -> None:
+    books.replicas[C].held = Footprint(9, 0)
+
+
+def _a_stale_due(books: Books) -> None:
+    books.agenda.put(B, Instant(1.0))
+
+
+def _moving(books: Books) -> None:
+    books.moving[A] = books.replicas[A]
+
+
+def _not_moving(books: Books) -> None:
+    del books.moving[C]
+
+
+def _of_another_model(books: Books) -> None:
+    books.models[ModelName("a")].replicas.clear()
+
+
+def _hopeless(books: Books) -> None:
+    books.models[ModelName("d")].wished_at = Instant(0.0)
+    books.hopeful.clear()
+
+
+def _a_forgotten_failure(books: Books) -> None:
+    books.models[ModelName("a")].failures = 1
+    books.failing.clear()
+
+
+def _stale_choices(books: Books) -> None:
+    books.reliefs.choices[A] = ()
+
+
+def _a_stale_relief(books: Books) -> None:
+    books.reliefs.coming[C] = {}
+
+
+def _work_left_over(books: Books) -> None:
+    books.backlog.add(RequestId("r9"), ModelName("b"), Instant(0.0), 1e6)
+
+
+WRECKERS: tuple[tuple[Callable[[Books], None], str], ...] = (
+    (_forget_a_waiter, "backlog and its queues differ"),
+    (_an_empty_queue, "an empty queue"),
+    (_grant_a_waiter, "granted and waiting"),
+    (_no_lanes, "its lanes differ"),
+    (_lease_twice, "whose lease"),
+    (_a_strange_lease, "whose lease"),
+    (_a_lease_on_who_starts, "a lease while STARTING"),
+    (_other_totals, "totals differ"),
+    (_over_the_budget, "over its budget"),
+    (_excused_for_nothing, "over its budget"),
+    (_an_order_of_who_is_awake, "order and phase"),
+    (_no_order, "order and phase"),
+    (_drained, "seen DRAINED"),
+    (_a_goal, "goal and phase"),
+    (_nowhere, "place and phase"),
+    (_no_incarnation, "incarnation"),
+    (_a_cold_incarnation, "incarnation"),
+    (_kv_of_who_starts, "KV dropped while STARTING"),
+    (_booked_cold, "cold and booked"),
+    (_booked_elsewhere, "booked elsewhere"),
+    (_more_booked_than_held, "booked and held differ"),
+    (_more_held_than_reserved, "booked and held differ"),
+    (_a_stale_due, "due is stale"),
+    (_moving, "moving"),
+    (_not_moving, "moving"),
+    (_of_another_model, "not among its model's"),
+    (_hopeless, "hoping in vain"),
+    (_a_forgotten_failure, "a failure is forgotten"),
+    (_stale_choices, "stale choices"),
+    (_a_stale_relief, "stale relief"),
+    (_work_left_over, "planning again"),
+)
+
+
+@pytest.mark.parametrize(("wreck", "said"), WRECKERS, ids=lambda one: getattr(one, "__name__", ""))
+def test_what_is_broken_is_seen(wreck: Callable[[Books], None], said: str) -> None:
+    story = lively()
+    wreck(story.fleet.books)
+    with pytest.raises(InvariantBroken, match=said):
+        check(story.fleet)
