@@ -13,6 +13,7 @@ from controller.core.events import (
     EngineWoke,
     Event,
     KVExported,
+    LeaseReleased,
     ModelAdded,
     NodeJoined,
     RequestArrived,
@@ -95,6 +96,9 @@ class Story:
         """The order that is out is carried out well."""
         self.at += after
         return self.feed(good_answer(self.fleet, replica, self.time))
+
+    def releases(self, request: str) -> list[Command]:
+        return self.feed(LeaseReleased(self.time, RequestId(request)))
 
     def raises(self, request: str, model: str) -> None:
         """Bring the model up for a request, however it rests."""

@@ -8,7 +8,6 @@ from dataclasses import replace
 import pytest
 
 from controller.core.books import Books
-from controller.core.events import LeaseReleased
 from controller.core.invariants import check
 from controller.core.ledger import HOST
 from controller.core.lifecycle import Goal, InvariantBroken, Phase
@@ -38,7 +37,7 @@ def lively() -> Story:
     story = Story(*models, minimum_awake_s=100.0, busy_leases=MANY)
     story.raises("r1", "a")
     story.raises("r2", "b")
-    story.feed(LeaseReleased(story.time, RequestId("r2")))
+    story.releases("r2")
     story.arrives("r3", "c")
     story.arrives("r4", "d")
     return story

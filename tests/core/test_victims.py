@@ -1,0 +1,63 @@
+"""What demotions free: counted to the byte, on devices and on the host."""
+
+from __future__ import annotations
+
+import pytest
+
+from controller.core.cheapest import cheapest
+from controller.core.choices import Choice, Victim
+from controller.core.events import DemotionOrdered, Event
+from controller.core.ledger import HOST, Amounts
+from controller.core.lifecycle import Phase
+from controller.core.names import Depth, DeviceId, ModelName, OperationId, ReplicaId
+from controller.core.victims import work_out_coming
+from tests.core.fleets import Story, spec
+
+A, DEVICE = ReplicaId("a#0"), DeviceId("0")
+
+
+def ordered(story: Story, depth: Depth) -> Event:
+    return DemotionOrdered(story.time, OperationId("o"), ModelName("a"), depth)
+
+
+def coming(story: Story) -> Amounts:
+    return work_out_coming(story.fleet.books, story.fleet.books.replicas[A])
+
+
+@pytest.mark.parametrize(
+    ("depth", "drained", "ordered_down"),
+    [
+        # What is reserved on the host counts from the order on, and before it as wanted.
+        (Depth.LEVEL_1, {DEVICE: 9, HOST: -10}, {DEVICE: 9, HOST: 0}),
+        (Depth.LEVEL_2, {DEVICE: 9, HOST: 0}, {DEVICE: 9, HOST: 0}),
+        (Depth.STOPPED, {DEVICE: 10, HOST: 0}, {DEVICE: 10, HOST: 0}),
+    ],
+)
+def test_what_comes_free_by_a_drain_and_by_the_order_after_it(
+    depth: Depth, drained: Amounts, ordered_down: Amounts
+) -> None:
+    story = Story(spec("a", 10))
+    story.raises("r", "a")
+    story.feed(ordered(story, depth))
+    assert story.fleet.books.replicas[A].phase is Phase.DRAINING
+    assert coming(story) == drained
+    story.releases("r")
+    assert story.fleet.books.replicas[A].phase in (Phase.FALLING_ASLEEP, Phase.STOPPING)
+    assert coming(story) == ordered_down
+
+
+def test_what_a_sleeper_held_on_the_host_comes_free_when_it_is_stopped() -> None:
+    story = Story(spec("a", 10))
+    story.raises("r", "a")
+    story.releases("r")
+    story.feed(ordered(story, Depth.LEVEL_1))
+    story.answers("a#0")
+    assert coming(story) == {DEVICE: 0, HOST: 0}
+    story.feed(ordered(story, Depth.STOPPED))
+    assert coming(story) == {DEVICE: 1, HOST: 10}
+
+
+def test_a_single_byte_is_enough_if_it_is_all_that_lacks() -> None:
+    victim = Victim(A, False, True, False, 0.0, (Choice(Depth.LEVEL_2, {DEVICE: 1, HOST: 0}),))
+    assert cheapest({DEVICE: 1}, 0, [victim], None) == [(victim, victim.choices[0])]
+    assert cheapest({DEVICE: 2}, 0, [victim], None) is None
