@@ -70,6 +70,7 @@ def read_order(kind: type[Order]) -> Order:
 
 
 def tell(answer: object) -> None:
-    """In the child: one line."""
-    sys.stdout.write(json.dumps(answer) + "\n")
-    sys.stdout.flush()
+    """In the child: one line. A signal may cut a write short, and where Python's own output is not
+    buffered (``PYTHONUNBUFFERED``) the rest is lost: this one writes on."""
+    with open(sys.stdout.fileno(), "wb", closefd=False) as out:
+        out.write(json.dumps(answer).encode() + b"\n")

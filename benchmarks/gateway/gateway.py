@@ -1,6 +1,8 @@
 """The controller's process: as ``torpor serve`` has it, but for Ray.
 
 Settings from a fleet.yaml, the real core, driver, leases, journal, metrics and API with one key.
+uvicorn ends by the signal that made it leave, so SIGTERM is an exit here: what has to be done at
+the end is done, whenever it comes.
 """
 
 from __future__ import annotations
@@ -13,8 +15,8 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from socket import socket
-from tempfile import TemporaryDirectory
 from threading import Thread
+from types import FrameType
 from typing import Any
 
 import yaml
@@ -39,11 +41,14 @@ class GatewayOrder:
     engine_host: str
     engine_port: int
     engine_key: str
+    directory: str
+    """Its own, for all of its files."""
     workers: int = 0
     """Carriers before it; 0: it carries itself."""
 
 
-def serve(order: GatewayOrder, directory: Path) -> None:
+def serve(order: GatewayOrder) -> None:
+    directory = Path(order.directory)
     key, kept = new_key("bench", "bench", ["inference"])
     known = {"name": kept.name, "tenant": kept.tenant, "roles": ["inference"]}
     keys = [{**known, "sha256": kept.sha256}]
@@ -57,10 +62,12 @@ def serve(order: GatewayOrder, directory: Path) -> None:
         controller = assemble(settings, pool, sockets)
         crew = Crew(shared, partial(_carrier, settings, directory), lambda code: None)
         crew.begin()
-        tell({"port": port, "key": key})
-        Thread(target=_end_with_input, args=[crew], daemon=True).start()
-        serving.serve(controller, listening)
-        crew.close()
+        try:
+            tell({"port": port, "key": key})
+            Thread(target=_end_with_input, args=[crew], daemon=True).start()
+            serving.serve(controller, listening)
+        finally:
+            crew.close()
 
 
 def _carrier(settings: Settings, directory: Path, door: socket) -> subprocess.Popen[bytes]:
@@ -89,6 +96,10 @@ def _end_with_input(crew: Crew) -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
+def _leave(number: int, frame: FrameType | None) -> None:
+    sys.exit()
+
+
 if __name__ == "__main__":
-    with TemporaryDirectory(prefix="torpor-bench-") as directory:
-        serve(read_order(GatewayOrder), Path(directory))
+    signal.signal(signal.SIGTERM, _leave)
+    serve(read_order(GatewayOrder))

@@ -6,6 +6,7 @@ import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from tempfile import TemporaryDirectory
 
 from pydantic import TypeAdapter
 
@@ -41,11 +42,12 @@ class Stand:
 def a_stand(options: Options, workers: int = 0) -> Iterator[Stand]:
     with (
         _an_engine(options) as direct,
+        TemporaryDirectory(prefix="t-") as directory,
         running("benchmarks.gateway.gateway") as controller,
         running("benchmarks.gateway.load") as load,
     ):
-        order = GatewayOrder(options.model, direct.host, direct.port, direct.key, workers)
-        door = controller.ask(order)
+        engine = (options.model, direct.host, direct.port, direct.key)
+        door = controller.ask(GatewayOrder(*engine, directory, workers))
         gateway = Target(door["port"], door["key"], options.model)
         yield Stand(direct, gateway, controller, load)
 

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,6 +23,20 @@ BRIEFLY = (
 )
 
 
+@pytest.fixture
+def left_clean(
+    monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[None]:
+    """What a run keeps in a temporary directory is gone with it."""
+    tmp_path_factory.getbasetemp()  # chosen before, so that pytest's own is not in there
+    with tempfile.TemporaryDirectory(prefix="t-") as directory:
+        monkeypatch.setenv("TMPDIR", directory)
+        monkeypatch.setattr(tempfile, "tempdir", directory)
+        yield
+        assert list(Path(directory).iterdir()) == []
+
+
+@pytest.mark.usefixtures("left_clean")
 @pytest.mark.parametrize("engine", ["quick", "fake"])
 def test_both_sides_are_measured(engine: str, tmp_path: Path) -> None:
     file = tmp_path / "result.json"
@@ -37,6 +55,33 @@ def test_both_sides_are_measured(engine: str, tmp_path: Path) -> None:
         assert min(rate.values) > 0
     (added,) = select(found, "latency", what="answer", side="added", percentile="median")
     assert len(added.values) == 2
+
+
+INTERRUPTED = """
+import fcntl, os, signal, struct, termios
+from benchmarks.gateway.children import tell
+
+def tick(*_):
+    told = struct.unpack("i", fcntl.ioctl(1, termios.FIONREAD, bytes(4)))[0]
+    if told:
+        os.write(2, b"t")
+
+signal.signal(signal.SIGALRM, tick)
+signal.setitimer(signal.ITIMER_REAL, 0.001, 0.001)
+tell("x" * 1_000_000)
+signal.setitimer(signal.ITIMER_REAL, 0)
+"""
+
+
+def test_an_answer_is_whole_though_signals_cut_its_writes_short() -> None:
+    """The pipe is full before anything is read of it."""
+    with subprocess.Popen(
+        [sys.executable, "-u", "-c", INTERRUPTED], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as child:
+        assert child.stdout is not None
+        assert child.stderr is not None
+        assert child.stderr.read(1) == b"t"
+        assert len(child.stdout.read()) == 1_000_003
 
 
 def test_an_engine_that_is_none_is_one_clear_line() -> None:
@@ -63,6 +108,7 @@ def select(found: list[Measure], name: str, **labels: str) -> list[Measure]:
     return [one for one in found if one.name == name and labels.items() <= one.labels.items()]
 
 
+@pytest.mark.usefixtures("left_clean")
 def test_carriers_are_compared(tmp_path: Path) -> None:
     file = tmp_path / "result.json"
     nothing = ("--requests", "0", "--connections", "", "--streams", "", "--memory-requests", "0")
