@@ -394,10 +394,16 @@ class Books:
         self.version += 1
         if was_idle:
             self._touch_use(replica)
-            self.popularity.count(replica.model, self.now)
+            self._wanted(self.models[replica.model])
         self.commands.append(
             GrantLease(waiting.request, replica.id, state, self.now - waiting.arrived, wake_s)
         )
+
+    def _wanted(self, record: ModelRecord) -> None:
+        if self.popularity.count(record.spec.name, self.now):
+            self.reliefs.forget_uses()
+        for replica in record.replicas:
+            self.reliefs.forget_use(replica)
 
     def keep(self, request: RequestId, holder: ReplicaId) -> None:
         """A lease that was not granted here; of a replica that cannot serve it is nobody's."""

@@ -7,6 +7,7 @@ followed. What is small is searched to the end; of a crowd, the first ``MOST_TRI
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import islice
 
 from controller.core.choices import Choice, Price, Step, Victim, price
 from controller.core.ledger import HOST, Amounts
@@ -26,13 +27,15 @@ def cheapest(
 
 
 def _useful(lacking: Amounts, victims: Sequence[Victim]) -> list[tuple[Victim, list[Choice]]]:
-    """Without the choices that free nothing of what is lacking."""
+    """Without the choices that free nothing of what is lacking. Whoever frees most comes first:
+    then it soon shows that the others cannot make the room."""
     short = [resource for resource, amount in lacking.items() if amount > 0]
     rows = (
         (victim, [c for c in victim.choices if any(c.relief.get(r, 0) > 0 for r in short)])
         for victim in victims
     )
-    return [(victim, choices) for victim, choices in rows if choices][:MOST_VICTIMS]
+    likely = islice(((victim, choices) for victim, choices in rows if choices), MOST_VICTIMS)
+    return sorted(likely, key=lambda row: -max(c.relief.get(r, 0) for c in row[1] for r in short))
 
 
 NOTHING_PAID: Price = (0, 0, 0.0, 0.0, 0, 0)

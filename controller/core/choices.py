@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from controller.core.ledger import Amounts
-from controller.core.names import Depth, ReplicaId
+from controller.core.names import Depth, Eviction, ReplicaId
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,6 +16,10 @@ class Choice:
     relief: Amounts
     cost_s: float = 0.0
     """So much longer it will take to have the victim back."""
+
+    def regret(self, wants: float, by: Eviction) -> float:
+        """What it is counted at, of a victim that was wanted so often."""
+        return max(0.0, self.cost_s) * wants if by is Eviction.COST else self.cost_s
 
 
 @dataclass(frozen=True, slots=True)

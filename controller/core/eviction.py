@@ -41,11 +41,7 @@ def make_room(
         found = cheapest(lacking, host_free, likely, found)
     if found is None:
         return None
-    return [Move(v.replica, c.depth, v.is_busy, regret(v, c, by)) for v, c in found]
-
-
-def regret(victim: Victim, choice: Choice, by: Eviction) -> float:
-    return max(0.0, choice.cost_s) * victim.wants if by is Eviction.COST else choice.cost_s
+    return [Move(v.replica, c.depth, v.is_busy, c.regret(v.wants, by)) for v, c in found]
 
 
 def right_to_stay(victim: Victim, choice: Choice | None, by: Eviction) -> Right:

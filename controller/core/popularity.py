@@ -19,12 +19,15 @@ class Popularity:
         self._epoch = LONG_AGO
         self._wants: dict[ModelName, float] = {}
 
-    def count(self, model: ModelName, now: Instant) -> None:
+    def count(self, model: ModelName, now: Instant) -> bool:
+        """Whether all figures are told in another unit from here on."""
         age = (now - self._epoch) / self._half_life_s
-        if age > MOST_HALF_LIVES:
+        is_another_unit = age > MOST_HALF_LIVES
+        if is_another_unit:
             self._wants = {name: wants * 2.0**-age for name, wants in self._wants.items()}
             self._epoch, age = now, 0.0
         self._wants[model] = self._wants.get(model, 0.0) + 2.0**age
+        return is_another_unit
 
     def of(self, model: ModelName) -> float:
         """0: never, or too long ago to tell."""

@@ -17,7 +17,7 @@ from controller.core.choices import Move
 from controller.core.eviction import make_room
 from controller.core.ledger import HOST, Amounts
 from controller.core.lifecycle import Phase, Place, Replica
-from controller.core.names import Cause, Depth, DeviceId, Eviction, NodeId, ReplicaId
+from controller.core.names import Cause, Depth, DeviceId, NodeId, ReplicaId
 from controller.core.victims import (
     Asker,
     coming_of,
@@ -134,14 +134,13 @@ class NodeRoom:
 
     def _least_rank(self, asker: Asker, devices: tuple[DeviceId, ...], lacking: Amounts) -> Rank:
         least: Rank = (Verdict.EVICTS_IDLE, 0, -inf, 0)
-        is_weighed = self.books.policy.eviction is Eviction.COST
         if lacking.get(HOST, 0) > 0:
             return least
         for device in devices:
             offer, amount = offer_of(self.books, self.node, device, asker.evict_to), lacking[device]
             count = offer.fewest(amount)
             if count is not None:
-                cost_s = 0.0 if is_weighed else offer.cost_s[count]
+                cost_s = offer.least_cost_s(amount, count)
                 least = max(least, (Verdict.EVICTS_IDLE, 0, cost_s, count))
                 continue
             draining = sum([relief.get(device, 0) for relief in self.drains.values()])

@@ -95,7 +95,8 @@ def _share(books: Books, replica: Replica, device: DeviceId, evict_to: Depth) ->
     if evict_to not in kept:
         is_idle = replica.phase not in RISING and not replica.leases
         choices = _choices(books, replica, evict_to, Depth.STOPPED)
-        kept[evict_to] = share(choices, is_idle, device)
+        wants, by = books.popularity.of(replica.model), books.policy.eviction
+        kept[evict_to] = share(choices, is_idle, device, lambda choice: choice.regret(wants, by))
     return kept[evict_to]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from itertools import combinations, product
+from math import fsum
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -199,13 +200,16 @@ def test_a_start_is_blocked_only_if_evicting_everybody_would_not_help(
 
 
 @FEW
-@given(victims(host=st.just(0)), st.integers(-2, 20))
+@given(victims(host=st.just(0)), st.integers(-2, 20), st.sampled_from(Eviction))
 def test_no_moves_are_fewer_or_cheaper_than_an_offer_promises(
-    found: list[Victim], lacking: int
+    found: list[Victim], lacking: int, by: Eviction
 ) -> None:
     device = DEVICES[0]
     idle = [v for v in found if not v.is_busy and all(device in c.relief for c in v.choices)]
-    promised = offer([share(victim.choices, True, device) for victim in idle])
+    shares = [
+        share(v.choices, True, device, lambda choice, v=v: choice.regret(v.wants, by)) for v in idle
+    ]
+    promised = offer(shares)
     sleeping = [
         replace(v, choices=tuple(c for c in v.choices if c.depth is not Depth.STOPPED))
         for v in idle
@@ -215,5 +219,6 @@ def test_no_moves_are_fewer_or_cheaper_than_an_offer_promises(
     assert (fewest is None) == (not ways)
     if fewest is not None:
         assert fewest == min(len(way) for way in ways)
-        cheapest_s = min(sum(choice.cost_s for choice in way.values()) for way in ways)
-        assert promised.cost_s[fewest] <= cheapest_s
+        wants = {victim.replica: victim.wants for victim in idle}
+        costs = [fsum(c.regret(wants[name], by) for name, c in way.items()) for way in ways]
+        assert promised.least_cost_s(lacking, fewest) <= min(costs)
