@@ -99,7 +99,27 @@ class Result(_Frozen):
 
     def write(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(self.model_dump_json(indent=1) + "\n", encoding="utf-8")
+        path.write_text(_laid_out(json.loads(self.model_dump_json())) + "\n", encoding="utf-8")
+
+
+def _laid_out(value: Any, indent: str = "") -> str:
+    """JSON in which what holds only single values, a series or a span, is one line."""
+    inner = indent + " "
+    match value:
+        case dict() if any(_is_nested(part) for part in value.values()):
+            parts = [f"{json.dumps(key)}: {_laid_out(part, inner)}" for key, part in value.items()]
+            opened, closed = "{}"
+        case list() if any(_is_nested(part) for part in value):
+            parts = [_laid_out(part, inner) for part in value]
+            opened, closed = "[]"
+        case _:
+            return json.dumps(value)
+    joined = f",\n{inner}".join(parts)
+    return f"{opened}\n{inner}{joined}\n{indent}{closed}"
+
+
+def _is_nested(part: Any) -> bool:
+    return isinstance(part, dict | list)
 
 
 def read(path: Path) -> Result:

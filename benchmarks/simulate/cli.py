@@ -47,6 +47,9 @@ def command(
     write_journal: Annotated[
         Path | None, typer.Option(help="Keep the journal of the run here.")
     ] = None,
+    timelines: Annotated[
+        bool, typer.Option(help="Keep who was where when, for plots: most of the file.")
+    ] = True,
     seed: Seed = 0,
     out: Out = None,
     plots: Plots = None,
@@ -74,6 +77,8 @@ def command(
             play(run, stage, staged.objective, policies, labels, write_journal)
             if gpus:
                 size(run, stage, staged.objective, policies, labels)
+            if not timelines:
+                run.timelines.clear()
 
         result = measuring(Run("simulate", staged.settings, seed), simulate)
         publish(result, out, plots, html, gate, json)

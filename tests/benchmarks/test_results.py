@@ -49,6 +49,13 @@ def test_a_result_comes_back_from_its_file(tmp_path: Path) -> None:
     assert written.machine.cores >= 1
 
 
+def test_a_series_and_a_span_are_one_line_of_the_file(tmp_path: Path) -> None:
+    result_of(wake(0.3, 0.4)).write(tmp_path / "r.json")
+    lines = [line.strip().rstrip(",") for line in (tmp_path / "r.json").read_text().splitlines()]
+    assert '"values": [0.3, 0.4]' in lines
+    assert '{"lane": "a", "state": "awake", "begins_s": 0.0, "ends_s": 2.0}' in lines
+
+
 def test_the_schema_that_is_published_is_the_one_in_use() -> None:
     assert json.loads(SCHEMA.read_text()) == Result.model_json_schema()
 

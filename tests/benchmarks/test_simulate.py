@@ -283,7 +283,9 @@ def test_the_command_writes_what_it_found(tmp_path: Path) -> None:
     assert needs["dedicated, one model each"] == 6
     assert set(result.timelines) == {"document-review torpor", "document-review fifo-swap"}
     assert result.measures == simulated(tmp_path, *asked).measures
-    assert result.measures != simulated(tmp_path, *asked, "--seed", "1").measures
+    other = simulated(tmp_path, *asked, "--seed", "1", "--no-timelines")
+    assert result.measures != other.measures
+    assert not other.timelines
 
 
 def test_a_journal_is_asked_of_another_configuration(tmp_path: Path) -> None:
