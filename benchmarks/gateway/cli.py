@@ -20,12 +20,13 @@ def command(
         str,
         typer.Option(
             help="quick: fixed answers, never the bottleneck; fake: a fake engine on uvicorn; "
-            "or the URL of a real one.",
-            metavar="quick|fake|URL",
+            "CONFIG: of a fleet.yaml, stock vLLM with --model; or the URL of a running one.",
+            metavar="quick|fake|CONFIG|URL",
         ),
     ] = "quick",
-    engine_key: Annotated[str, typer.Option(help="The real engine's key.")] = "",
+    engine_key: Annotated[str, typer.Option(help="The running engine's key.")] = "",
     model: Annotated[str, typer.Option(help="The real engine's model.")] = "bench",
+    warm_up: Annotated[int, typer.Option(min=1, help="Requests, not measured.")] = 2_000,
     requests: Annotated[
         int, typer.Option(min=0, help="One at a time, to each side. 0: not measured.")
     ] = 3_000,
@@ -68,6 +69,7 @@ def command(
         model=model,
         connections=parse_counts(connections),
         rounds=rounds,
+        warm_up=warm_up,
         round_s=round_s,
         requests=requests,
         streams=parse_counts(streams),

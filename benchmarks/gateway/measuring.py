@@ -22,7 +22,6 @@ Progress = Callable[[str], None]
 _SIDES = ("direct", "gateway")
 _PERCENTILES = {"median": 50, "p95": 95, "p99": 99}
 """Of the requests of one round."""
-_WARM_UP_REQUESTS = 2_000
 _MEMORY_STEPS = 10
 
 
@@ -30,7 +29,7 @@ def measures(options: Options, progress: Progress) -> Iterator[Measure]:
     """As they come, so that an interrupted run keeps what it has."""
     with a_stand(options) as stand:
         progress("warming up")
-        stand.ask(LoadOrder((stand.gateway,), 16, requests=_WARM_UP_REQUESTS))
+        stand.ask(LoadOrder((stand.gateway,), 16, requests=options.warm_up))
         if options.requests:
             yield from _sequential(stand, options, progress)
         for connections in options.connections:
@@ -91,7 +90,7 @@ def _scaling(options: Options, progress: Progress) -> Iterator[Measure]:
     with ExitStack() as stack:
         stands = {n: stack.enter_context(a_stand(options, n)) for n in options.workers}
         for stand in stands.values():
-            stand.ask(LoadOrder((stand.gateway,), connections, requests=_WARM_UP_REQUESTS))
+            stand.ask(LoadOrder((stand.gateway,), connections, requests=options.warm_up))
         for number in range(options.rounds):
             progress(f"{options.workers} workers, round {number + 1} of {options.rounds}")
             for workers, stand in stands.items():

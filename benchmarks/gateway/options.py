@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
 
@@ -13,13 +14,16 @@ from benchmarks.running import BenchError
 class Options:
     engine: str = "quick"
     """``quick``: fixed bytes on a raw protocol, so that the engine is no bottleneck; ``fake``:
-    the fake engine's own server on uvicorn; else the URL of a running engine."""
+    the fake engine's own server on uvicorn; a fleet.yaml, of which stock vLLM starts ``model``;
+    else the URL of a running engine."""
     engine_key: str = ""
     model: str = "bench"
     connections: tuple[int, ...] = (1, 16, 64, 256)
     rounds: int = 5
     """Of each side, by turns."""
     round_s: float = 2.0
+    warm_up: int = 2_000
+    """Requests, before anything is measured."""
     requests: int = 3_000
     """To each side, one at a time, by turns; all rounds together."""
     streams: tuple[int, ...] = (1, 16, 64, 256)
@@ -42,6 +46,10 @@ class Options:
             case _:
                 return None
 
+    @property
+    def config(self) -> Path | None:
+        return Path(self.engine) if self.engine.endswith((".yaml", ".yml")) else None
+
     def place(self) -> tuple[str, int]:
         """Host and port of the running engine. Raises BenchError."""
         try:
@@ -50,7 +58,9 @@ class Options:
         except ValueError:
             host, port = None, 0
         if host is None or not self.engine.startswith("http://"):
-            raise BenchError(f"--engine: quick, fake or http://HOST:PORT, not {self.engine!r}")
+            raise BenchError(
+                f"--engine: quick, fake, a fleet.yaml or http://HOST:PORT, not {self.engine!r}"
+            )
         return host, port
 
 

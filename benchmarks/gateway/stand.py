@@ -6,7 +6,9 @@ import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Literal
 
 from pydantic import TypeAdapter
 
@@ -17,6 +19,9 @@ from benchmarks.gateway.gateway import GatewayOrder
 from benchmarks.gateway.load import Heard, LoadOrder
 from benchmarks.gateway.options import Options
 from benchmarks.gateway.quick_engine import Script
+from benchmarks.running import BenchError
+from benchmarks.wake.stock import Stock, engine_of
+from controller.settings import load
 
 _heard = TypeAdapter(list[Heard])
 
@@ -53,12 +58,30 @@ def a_stand(options: Options, workers: int = 0) -> Iterator[Stand]:
 
 
 @contextmanager
+def _stock(options: Options, config: Path) -> Iterator[Target]:
+    """vLLM's own server, with the arguments that the fleet would give its engine."""
+    settings = load(config)
+    if (spec := engine_of(settings, options.model)) is None:
+        raise BenchError(f"{config} has no model {options.model!r} on vLLM: give --model")
+    with Stock("vllm", spec, settings.device).serving() as port:
+        yield Target(port, "", options.model)
+
+
+@contextmanager
 def _an_engine(options: Options) -> Iterator[Target]:
-    kind = options.own_engine
-    if kind is None:
+    if options.config is not None:
+        with _stock(options, options.config) as engine:
+            yield engine
+    elif options.own_engine is not None:
+        with _own(options, options.own_engine) as engine:
+            yield engine
+    else:
         host, port = options.place()
         yield Target(port, options.engine_key, options.model, host)
-        return
+
+
+@contextmanager
+def _own(options: Options, kind: Literal["quick", "fake"]) -> Iterator[Target]:
     key = secrets.token_urlsafe()
     script = Script(key, options.model, options.events, options.event_interval_s)
     with running("benchmarks.gateway.engine") as engine:

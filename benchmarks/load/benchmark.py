@@ -4,16 +4,17 @@ the fleet's events followed, all of it scored."""
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from math import inf
 from pathlib import Path
 
 from benchmarks.load.fake_fleet import NOTE, fake_fleet
+from benchmarks.load.policies import AS_IT_IS, Policy
 from benchmarks.load.sending import Load, run_load
 from benchmarks.load.watching import seen
-from benchmarks.result import Measure
+from benchmarks.result import Labels, Measure
 from benchmarks.running import BenchError, Run
 from benchmarks.simulate.set_stage import named_by_rank
 from benchmarks.wake.own_fleet import own_fleet
@@ -35,6 +36,8 @@ class Options:
     speed: float = 1.0
     tokens: float = 1.0
     seed: int = 0
+    policies: Mapping[str, Policy] = field(default_factory=dict)
+    """By name, one after the other, each with a fleet of its own. None: the fleet as it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,18 +58,31 @@ def target_of(
     fake_costs: str | None,
     options: Options,
 ) -> Target:
-    """Raises BenchError where two fleets are named."""
+    """Raises BenchError where two fleets are named, or none that could have another policy."""
     if sum((config is not None, url is not None, fake_costs is not None)) > 1:
         raise BenchError("give one of CONFIG, --url and --fake")
+    if options.policies and config is None and fake_costs is None:
+        raise BenchError("--policy needs CONFIG or --fake: a running fleet has the policy it has")
     if fake_costs is not None:
         return Target("", None, fake_fleet(scenario, fake_costs, options.speed), is_fake=True)
     return Target(url or DEFAULT_URL, key, load(config) if config else None)
 
 
 def measure(run: Run, scenario: Scenario, options: Options, target: Target) -> None:
-    with _fleet(target, run) as url, FleetClient(url, target.key) as fleet:
+    if not options.policies:
+        _under(run, scenario, options, target, "live", AS_IT_IS)
+    for name, policy in options.policies.items():
+        run.say(f"{name}: {policy.what}")
+        run.note(f"{name}: {policy.what}.")
+        _under(run, scenario, options, target, name, policy)
+
+
+def _under(
+    run: Run, scenario: Scenario, options: Options, target: Target, name: str, policy: Policy
+) -> None:
+    with _fleet(target, policy, run) as url, FleetClient(url, target.key) as fleet:
         if target.settings is not None:
-            _wake_each(fleet, run)
+            _wake_each(fleet, policy, run)
         view = fleet.fleet()
         objective, max_wait_s = scenario.objective, scenario.max_wait_s
         if target.is_fake:
@@ -82,12 +98,14 @@ def measure(run: Run, scenario: Scenario, options: Options, target: Target) -> N
                 run.note(f"{one} is played by {other}.")
         most = {model.model: model.max_model_len for model in view.models}
         load_ = Load(due, named, most, max_wait_s, options.seed, seen(view))
+        load_.turns = asyncio.Lock() if policy.in_order else None
         length_s = _length(scenario, options)
         run.say(f"{len(due)} requests in {length_s:.0f} s")
         try:
             asyncio.run(run_load(load_, url, target.key))
         finally:
-            _score(run, scenario, objective, load_, view, length_s)
+            labels = {"scenario": scenario.name, "policy": name}
+            _score(run, labels, objective, load_, view, length_s)
 
 
 def _length(scenario: Scenario, options: Options) -> float:
@@ -126,28 +144,31 @@ def _named(scenario: Scenario, options: Options, view: FleetView) -> dict[str, M
 
 
 @contextmanager
-def _fleet(target: Target, run: Run) -> Iterator[str]:
+def _fleet(target: Target, policy: Policy, run: Run) -> Iterator[str]:
     if target.settings is None:
         yield target.url
         return
     run.say("starting a fleet")
-    with own_fleet(target.settings, _placed) as fleet:
+    with own_fleet(policy.applied(target.settings), _placed) as fleet:
         yield fleet.url
 
 
 def _placed(settings: Settings, directory: Path) -> Settings:
-    """As configured, but with an address and a directory of its own."""
+    """As configured, but with an address and a directory of its own; the file is not read again."""
     return replace(
         settings,
         server=replace(settings.server, host="127.0.0.1", port=0, keys=()),
         state_dir=directory / "state",
         log_dir=directory / "state" / "logs",
+        source=None,
     )
 
 
-def _wake_each(fleet: FleetClient, run: Run) -> None:
-    """So that nobody is judged by a first start; the most popular come last and stay awake."""
-    for model in reversed(fleet.models()):
+def _wake_each(fleet: FleetClient, policy: Policy, run: Run) -> None:
+    """So that nobody is judged by a first start; the most popular come last and stay awake. Where
+    nobody sleeps, only the most popular one is started: the others would be stopped again."""
+    models = fleet.models()
+    for model in reversed(models if policy.keeps_sleepers else models[:1]):
         run.say(f"starting {model.model}")
         if error := fleet.wake(model.model).error:
             raise BenchError(f"{model.model} does not start: {error}")
@@ -155,13 +176,12 @@ def _wake_each(fleet: FleetClient, run: Run) -> None:
 
 def _score(
     run: Run,
-    scenario: Scenario,
+    labels: Labels,
     objective: Objective,
     load_: Load,
     view: FleetView,
     length_s: float,
 ) -> None:
-    labels = {"scenario": scenario.name, "policy": "live"}
     if not load_.outcomes:
         return
     asked_s = min(length_s, load_.ended_s or length_s)
@@ -172,4 +192,4 @@ def _score(
     spans = load_.residency.since(0.0)
     devices = {r.replica: max(1, len(r.devices)) for m in view.models for r in m.replicas}
     run.add(*counted(load_.residency, labels), *device_time(spans, devices, labels))
-    run.timelines[f"{scenario.name} live"] = spans
+    run.timelines[" ".join(labels.values())] = spans

@@ -39,6 +39,14 @@ def command(
     tokens: Annotated[
         float, typer.Option(help="Prompts and answers so many times as long.", min=0.001)
     ] = 1.0,
+    policy: Annotated[
+        str | None,
+        typer.Option(
+            help="Compare on the same arrivals: torpor, fifo-swap, fifo-sleep, no-sleep, or all; "
+            "each with a fleet of its own.",
+            metavar="A,B",
+        ),
+    ] = None,
     seed: Seed = 0,
     out: Out = None,
     plots: Plots = None,
@@ -49,6 +57,7 @@ def command(
     """Open-loop load on a live fleet: arrivals never wait for answers."""
     from benchmarks.cli import publish
     from benchmarks.load.benchmark import Options, measure, target_of
+    from benchmarks.load.policies import chosen
     from benchmarks.running import Run, measuring
     from benchmarks.workload.scenario import read
 
@@ -58,6 +67,7 @@ def command(
         speed=speed,
         tokens=tokens,
         seed=seed,
+        policies=chosen(policy) if policy else {},
     )
     asked = read(scenario)
     target = target_of(asked, config, url, key, costs if fake else None, options)
@@ -67,6 +77,7 @@ def command(
         "duration_s": duration,
         "speed": speed,
         "tokens": tokens,
+        "policies": list(options.policies),
     }
     run = Run("load", settings, seed)
     result = measuring(run, lambda run: measure(run, asked, options, target))

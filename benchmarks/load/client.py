@@ -69,8 +69,10 @@ async def ask(
     asked: dict[str, Any],
     max_wait_s: float,
     clock: Clock,
+    granted: Callable[[], None] = lambda: None,
 ) -> Outcome:
-    """``clock`` reads 0 at the run's beginning; times count from when the request was due."""
+    """``clock`` reads 0 at the run's beginning; times count from when the request was due.
+    ``granted`` is called once an answer tells that it begins, perhaps again and again."""
     heard, due_s = Heard(), arrival.at_s
     headers = {"x-torpor-max-wait-s": f"{max_wait_s:.3f}"}
     try:
@@ -81,6 +83,8 @@ async def ask(
                 heard.error = _refusal(response.status, await response.read())
             else:
                 async for line in response.content:
+                    if heard.queue_s is not None:
+                        granted()
                     heard.line(line, clock())
     except (aiohttp.ClientError, TimeoutError) as error:
         heard.error = f"connection: {type(error).__name__}"

@@ -1,11 +1,16 @@
-"""The requests of one load, each sent when it is due, while the fleet's events are followed."""
+"""The requests of one load, each sent when it is due, while the fleet's events are followed.
+
+In order of arrival (``turns``), a request is sent when it is due and the one before it was
+granted, or refused; its time runs meanwhile.
+"""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from contextlib import suppress
-from dataclasses import dataclass, field
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import aiohttp
 
@@ -19,6 +24,7 @@ from controller.core.names import ModelName
 _ANSWER_S = 600.0
 """A request that was granted and takes longer is given up."""
 _CONNECT_S = 10.0
+_NO_TURN = "deadline_passed"
 
 
 @dataclass(slots=True)
@@ -34,6 +40,8 @@ class Load:
     outcomes: list[Outcome] = field(default_factory=list)
     late_s: list[float] = field(default_factory=list)
     ended_s: float = 0.0
+    turns: asyncio.Lock | None = None
+    """Held from before a request is sent until it was granted; who asks first has it first."""
 
 
 async def run_load(load_: Load, url: str, key: str | None) -> None:
@@ -76,4 +84,28 @@ async def send_all(load_: Load, http: aiohttp.ClientSession, clock: Clock) -> No
 async def _one(load_: Load, http: aiohttp.ClientSession, arrival: Arrival, clock: Clock) -> None:
     model = load_.named[arrival.model]
     asked = body(arrival, model, load_.most_tokens.get(model), load_.seed)
-    load_.outcomes.append(await ask(http, arrival, asked, load_.max_wait_s, clock))
+    if load_.turns is None:
+        outcome = await ask(http, arrival, asked, load_.max_wait_s, clock)
+    else:
+        outcome = await _in_its_turn(load_.turns, load_.max_wait_s, http, arrival, asked, clock)
+    load_.outcomes.append(outcome)
+
+
+async def _in_its_turn(
+    turns: asyncio.Lock,
+    max_wait_s: float,
+    http: aiohttp.ClientSession,
+    arrival: Arrival,
+    asked: dict[str, Any],
+    clock: Clock,
+) -> Outcome:
+    try:
+        async with asyncio.timeout(arrival.at_s + max_wait_s - clock()):
+            await turns.acquire()
+    except TimeoutError:
+        return Outcome(f"r{arrival.number}", str(asked["model"]), arrival.at_s, shed=_NO_TURN)
+    held_s = clock() - arrival.at_s
+    with ExitStack() as turn:
+        turn.callback(turns.release)
+        outcome = await ask(http, arrival, asked, max_wait_s - held_s, clock, turn.close)
+    return replace(outcome, queue_s=None if outcome.queue_s is None else outcome.queue_s + held_s)

@@ -12,7 +12,7 @@ from benchmarks.wake.measuring import Bench
 from benchmarks.wake.notes import notes
 from benchmarks.wake.options import Options
 from benchmarks.wake.own_fleet import own_fleet
-from benchmarks.wake.stock import Stock
+from benchmarks.wake.stock import Stock, engine_of
 from benchmarks.wake.subject import Subject
 from controller.client import FleetError
 from controller.settings import Settings
@@ -29,10 +29,9 @@ class Target:
 
     def spec(self, model: str) -> EngineSpec:
         """Raises BenchError where stock vLLM cannot be given the same."""
-        for configured in self.settings.models if self.settings else ():
-            if configured.spec.name == model and configured.engine.kind == "vllm":
-                return configured.engine
-        raise BenchError(f"--against needs a CONFIG that has {model} on vLLM")
+        if (spec := engine_of(self.settings, model)) is None:
+            raise BenchError(f"--against needs a CONFIG that has {model} on vLLM")
+        return spec
 
 
 def measure(run: Run, options: Options, target: Target) -> None:

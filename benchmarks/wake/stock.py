@@ -27,6 +27,7 @@ import httpx
 from benchmarks.running import BenchError
 from benchmarks.wake.asking import Asker, Dialect, Heard
 from benchmarks.wake.fate import die_with_parent
+from controller.settings import Settings
 from workers.engine import EngineSpec
 from workers.engine_args import effective_args
 
@@ -72,15 +73,21 @@ class Stock:
 
     def first_token(self, dialect: Dialect) -> Heard:
         """Starts it, asks it, ends it; seconds count from before its process was there."""
+        began = time.perf_counter()
+        with self.serving() as port, _client(port) as http:
+            asker = Asker(http, dialects={self.spec.model: dialect})
+            return asker.ask(self.spec.model, since=began)
+
+    @contextmanager
+    def serving(self) -> Iterator[int]:
+        """Its port, once it is up. Raises BenchError."""
         with socket.create_server(("127.0.0.1", 0)) as free:
             port = free.getsockname()[1]
-        began = time.perf_counter()
+        until = time.perf_counter() + _UP_S
         with self._running(port) as (process, log):
-            address = f"http://127.0.0.1:{port}"
-            with httpx.Client(base_url=address, timeout=_UP_S, trust_env=False) as http:
-                _await_up(http, process, log, began + _UP_S)
-                asker = Asker(http, dialects={self.spec.model: dialect})
-                return asker.ask(self.spec.model, since=began)
+            with _client(port) as http:
+                _await_up(http, process, log, until)
+            yield port
 
     @contextmanager
     def _running(self, port: int) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
@@ -101,6 +108,18 @@ class Stock:
                 yield process, place / "log"
             finally:
                 _end(process)
+
+
+def engine_of(settings: Settings | None, model: str) -> EngineSpec | None:
+    """None where stock vLLM cannot be given the same."""
+    for configured in settings.models if settings else ():
+        if configured.spec.name == model and configured.engine.kind == "vllm":
+            return configured.engine
+    return None
+
+
+def _client(port: int) -> httpx.Client:
+    return httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=_UP_S, trust_env=False)
 
 
 def flags(arguments: Mapping[str, Any]) -> Iterator[str]:

@@ -88,6 +88,10 @@ def test_an_engine_that_is_none_is_one_clear_line() -> None:
     done = CliRunner().invoke(app, ["bench", "gateway", "--engine", "slow", *BRIEFLY])
     assert done.exit_code == 2
     assert "http://HOST:PORT" in done.output
+    config = Path(__file__).parents[2] / "examples" / "laptop.yaml"
+    done = CliRunner().invoke(app, ["bench", "gateway", "--engine", str(config), *BRIEFLY])
+    assert done.exit_code == 2
+    assert "no model 'bench' on vLLM" in done.output
 
 
 def test_a_running_engine_is_named_by_its_url() -> None:

@@ -17,6 +17,7 @@ from benchmarks.cli import bench
 from benchmarks.load.benchmark import Options, target_of
 from benchmarks.load.client import Heard, body
 from benchmarks.load.fake_fleet import fake_fleet
+from benchmarks.load.policies import chosen
 from benchmarks.load.sending import Load, send_all
 from benchmarks.load.watching import seen, watch
 from benchmarks.result import read
@@ -24,7 +25,7 @@ from benchmarks.running import BenchError
 from benchmarks.workload.arrivals import Arrival, arrivals
 from benchmarks.workload.residency import Residency
 from benchmarks.workload.scenario import Scenario
-from controller.core.names import Depth, ModelName
+from controller.core.names import Depth, Ladder, ModelName
 from controller.ports import FleetView, ModelView, ReplicaView
 
 TINY: dict[str, Any] = {
@@ -124,6 +125,42 @@ async def test_who_is_refused_is_counted_by_its_reason() -> None:
     assert sorted(outcome.shed for outcome in load.outcomes) == ["", "backlog_full"]
 
 
+class SlowToGrant(Engine):
+    """Counts who waits at once; no answer ends before ``crowd`` were granted."""
+
+    waiting = most_waiting = 0
+
+    async def answer(self, request: web.Request) -> web.StreamResponse:
+        self.waiting += 1
+        self.most_waiting = max(self.most_waiting, self.waiting)
+        for _ in range(20):
+            await asyncio.sleep(0)
+        self.waiting -= 1
+        response = web.StreamResponse(headers={"x-torpor-queue-ms": "40"})
+        await response.prepare(request)
+        await response.write(b'data: {"choices": [{"text": "a"}]}\n\n')
+        async with asyncio.timeout(10):
+            await self.crowd.wait()
+        return response
+
+
+async def test_in_order_each_is_sent_when_the_one_before_it_was_granted() -> None:
+    engine, load = SlowToGrant(crowd=10), load_of(*map(arrival, range(10)))
+    load.turns = asyncio.Lock()
+    await sent(load, engine)
+    assert engine.most_waiting == 1
+    assert not any(outcome.shed for outcome in load.outcomes)
+    assert all((outcome.queue_s or 0) > 0.04 for outcome in load.outcomes)
+
+
+async def test_whoever_has_no_turn_in_time_is_refused() -> None:
+    load = load_of(arrival(0), arrival(1))
+    load.turns, load.max_wait_s = asyncio.Lock(), 0.01
+    await load.turns.acquire()
+    await sent(load, Engine(crowd=1))
+    assert [outcome.shed for outcome in load.outcomes] == ["deadline_passed"] * 2
+
+
 async def test_the_fleets_events_become_residency() -> None:
     async def events(request: web.Request) -> web.StreamResponse:
         response = web.StreamResponse()
@@ -164,6 +201,27 @@ def test_one_fleet_is_asked_not_two(tmp_path: Path) -> None:
         target_of(asked, tmp_path / "f.yaml", "http://x", None, None, Options())
 
 
+def test_a_policy_changes_what_the_fleet_decides_and_nothing_else() -> None:
+    settings = fake_fleet(Scenario.model_validate(TINY), "a100", speed=10)
+    known = chosen("all")
+    assert known["torpor"].applied(settings) == settings
+    swapping, plain = (known[name].applied(settings) for name in ("fifo-swap", "no-sleep"))
+    assert swapping.policy.evict_to is plain.policy.evict_to is Depth.STOPPED
+    assert known["fifo-sleep"].applied(settings).policy.evict_to is Depth.LEVEL_1
+    assert [known[name].in_order for name in known] == [False, True, True, False]
+    ladders = [s.models[0].spec.ladder for s in (swapping, plain)]
+    assert ladders == [Ladder(), Ladder(stopped_s=settings.models[0].spec.ladder.level_2_s)]
+    assert swapping.models[0].engine == settings.models[0].engine
+    with pytest.raises(BenchError, match="no policy 'mine'"):
+        chosen("mine")
+
+
+def test_a_running_fleet_keeps_its_policy() -> None:
+    asked = Scenario.model_validate(TINY)
+    with pytest.raises(BenchError, match="--policy needs"):
+        target_of(asked, None, "http://x", None, None, Options(policies=chosen("fifo-swap")))
+
+
 @pytest.mark.parametrize("arguments", [["nope"], ["cron-agents", "--fake", "--costs", "nope"]])
 def test_what_cannot_be_asked_is_one_line(arguments: list[str]) -> None:
     found = CliRunner().invoke(bench, ["load", *arguments])
@@ -176,15 +234,18 @@ def test_what_cannot_be_asked_is_one_line(arguments: list[str]) -> None:
 def test_a_fleet_of_fake_engines_under_load(tmp_path: Path) -> None:
     path, out = tmp_path / "tiny.yaml", tmp_path / "r.json"
     path.write_text(yaml.safe_dump(TINY))
-    found = CliRunner().invoke(
-        bench, ["load", str(path), "--fake", "--speed", "10", "--seed", "4", "--out", str(out)]
-    )
+    asked = ["load", str(path), "--fake", "--speed", "10", "--seed", "4", "--out", str(out)]
+    found = CliRunner().invoke(bench, [*asked, "--policy", "torpor,fifo-swap"])
     assert found.exit_code == 0, found.stderr
     result = read(out)
-    (requests,) = result.find("requests")
-    assert requests.values[0] == len(arrivals(Scenario.model_validate(TINY), seed=4))
-    (ttft,) = result.find("ttft")
-    (shed,) = result.find("shed")
-    assert len(ttft.values) + shed.values[0] == requests.values[0]
-    assert result.find("wakes", level="level_1")
-    assert {span.lane for span in result.timelines["tiny live"]} == {"a#0", "b#0"}
+    for policy in ("torpor", "fifo-swap"):
+        (requests,) = result.find("requests", policy=policy)
+        assert requests.values[0] == len(arrivals(Scenario.model_validate(TINY), seed=4))
+        (ttft,) = result.find("ttft", policy=policy)
+        (shed,) = result.find("shed", policy=policy)
+        assert len(ttft.values) + shed.values[0] == requests.values[0]
+        assert {span.lane for span in result.timelines[f"tiny {policy}"]} == {"a#0", "b#0"}
+    assert result.find("wakes", level="level_1", policy="torpor")
+    assert not result.find("starts", policy="torpor")
+    assert not result.find("wakes", policy="fifo-swap")
+    assert result.find("starts", policy="fifo-swap")
