@@ -221,6 +221,18 @@ class KVSection(Section):
     chunk_tokens: Annotated[int, Field(ge=128, multiple_of=128)] = 128
 
 
+class HistorySection(Section):
+    """What is said in conversations is kept, sealed, on explicit request (``store: true``)."""
+
+    keys_file: str | None = None
+    """Keys of 32 bytes, in base64 or hexadecimal, one a line; the first one seals, all of them
+    open. None: in ``$TORPOR_HISTORY_KEYS``."""
+    limit_mib: Size = 16.0
+    """Of one conversation, as it is kept; one that is larger takes nothing more."""
+    limit_items: Count = 10_000
+    """Messages, tool calls and results of one conversation."""
+
+
 class ConversationsSection(Section):
     """Of requests that name a conversation (``x-conversation-id``)."""
 
@@ -233,6 +245,8 @@ class ConversationsSection(Section):
     """One more is refused."""
     waiting: Annotated[int, Field(ge=0)] = _CONVERSATIONS.waiting
     """Requests of one conversation behind the one that runs; one more is refused."""
+    history: HistorySection | None = None
+    """None, and no ``$TORPOR_HISTORY_KEYS``: nothing that is said is kept."""
 
 
 class IdleSection(Section):

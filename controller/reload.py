@@ -39,6 +39,10 @@ _AS_WRITTEN = {
     "journal.max_bytes": "journal.max_mib",
     "kv.host_bytes": "kv.host_gib",
     "kv.durable": "kv.directory",
+    "history": "conversations.history",
+    "history.keys_file": "conversations.history.keys_file",
+    "history.limits.sealed_bytes": "conversations.history.limit_mib",
+    "history.limits.items": "conversations.history.limit_items",
     "logs_to_stderr": "log_dir",
 }
 """Keys of Settings that have another name in the file."""

@@ -30,6 +30,7 @@ from controller.config_schema import (
 )
 from controller.core.conversations import ConversationLimits, Lifetimes
 from controller.core.names import CostGuess, Depth, Eviction, FleetPolicy, Limits, Prices
+from controller.history_settings import HistorySettings
 from controller.hub import HubAccess
 from controller.kv_settings import KVSettings, password_of
 from controller.memory_budget import MemoryBudget
@@ -42,6 +43,7 @@ __all__ = [
     "ConfiguredModel",
     "Settings",
     "from_models",
+    "keys_of_history",
     "load",
     "password_of_store",
     "read_model",
@@ -90,6 +92,8 @@ class Settings:
     ray: RaySettings
     kv: KVSettings | None
     conversations: ConversationLimits
+    history: HistorySettings | None
+    """None: nothing that is said is kept."""
     state_dir: Path
     log_dir: Path
     logs_to_stderr: bool
@@ -149,6 +153,11 @@ def from_models(
 def password_of_store() -> str:
     """Of the durable KV tier; it is in no Settings, since these are written to a file."""
     return password_of(os.environ)
+
+
+def keys_of_history(history: HistorySettings) -> tuple[bytes, ...]:
+    """They are in no Settings either. Raises ConfigError."""
+    return history.keys(os.environ)
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,6 +236,7 @@ def _build(
         ray=RaySettings(file.ray.address, file.ray.object_store_mib),
         kv=kv,
         conversations=_conversations(file.conversations),
+        history=HistorySettings.of(file.conversations.history, base, environ),
         state_dir=state_dir,
         log_dir=state_dir / "logs" if file.log_dir in (None, "-") else under(base, file.log_dir),
         logs_to_stderr=file.log_dir == "-",

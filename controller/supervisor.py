@@ -109,8 +109,9 @@ def _run(settings: Settings, run_dir: Path, stop: _Stop) -> int:
 
 
 def _records(settings: Settings, run: str, server: RecordsServer) -> RunRecords:
-    """Embedded, where KV is kept and no Redis is there to keep records too."""
-    if settings.kv is None or not isinstance(settings.kv.durable, Directory):
+    """Embedded, where there is something to be kept and no Redis that keeps records too."""
+    has_redis = settings.kv is not None and not isinstance(settings.kv.durable, Directory)
+    if has_redis or (settings.kv is None and settings.history is None):
         return RunRecords(run, None)
     server.start()
     return RunRecords(run, server.socket)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 from controller.announcer import Announcer, JsonAnnouncer
 from controller.api.app import create_app
 from controller.api.status import Readiness
 from controller.conversation_metrics import ConversationGauges
-from controller.conversation_ports import Records
+from controller.conversation_ports import Records, RecordsUnavailable
 from controller.core.commands import Command
 from controller.core.events import Event
 from controller.core.fleet import Fleet
@@ -19,6 +21,7 @@ from controller.drivers.control import LiveControl
 from controller.drivers.conversation_entries import Entries
 from controller.drivers.conversation_keeping import Keeping
 from controller.drivers.conversations import LiveConversations
+from controller.drivers.history import LiveHistories
 from controller.drivers.kv_orders import LiveKVOrders
 from controller.drivers.lease_desk import LeaseDesk
 from controller.drivers.leases import LiveLeases
@@ -32,17 +35,23 @@ from controller.serving import DeciderSockets, Served, api_settings
 from controller.settings import (
     ConfigError,
     Settings,
+    keys_of_history,
     password_of_store,
     read_model,
     records_of_run,
 )
 from kv_store.conversation_records import ConversationRecords
 from kv_store.conversations import MemoryRecords
+from kv_store.history_seal import Seal
+from kv_store.history_store import HistoryStore
+from kv_store.redis_client import client_at
 from kv_store.settings import Redis
 from workers.capacity import MemoryPolicy
 from workers.engine import EngineSpec, KVExport, Report
 from workers.pool_values import OrderLimits
 from workers.ray_pool import RayPool
+
+log = logging.getLogger("torpor.conversations")
 
 
 def build(settings: Settings, ray_address: str, sockets: DeciderSockets | None = None) -> Served:
@@ -79,8 +88,11 @@ def assemble(settings: Settings, pool: Pool, sockets: DeciderSockets | None = No
     control = LiveControl(driver, lambda entry: _read_model(entry, settings))
 
     entries = Entries(settings.conversations, records_of_run().run)
-    records, orders = _records(settings), LiveKVOrders(driver)
-    keeping = Keeping(entries, records, orders)
+    store = _store(settings)
+    kept = _kept(settings, store)
+    records, orders = _records(store), LiveKVOrders(driver)
+    keeping = Keeping(entries, records, orders, kept)
+    histories = _histories(settings, entries, kept)
     recalls = Recalls(driver, records, orders, metrics.kv)
     driver.observers.append(recalls)
     conversations = LiveConversations(
@@ -95,12 +107,15 @@ def assemble(settings: Settings, pool: Pool, sockets: DeciderSockets | None = No
     async def lifespan() -> AsyncIterator[None]:
         await driver.open()
         await conversations.open()
+        await _read_histories(histories)
         announcer.opened(settings)
         try:
             async with _reloading(settings, control), _carriers(settings, desk, sockets):
                 yield
         finally:
             await conversations.close()
+            if kept is not None:
+                await kept.close()
             await driver.close()
             journal.close()
 
@@ -112,6 +127,7 @@ def assemble(settings: Settings, pool: Pool, sockets: DeciderSockets | None = No
         lifespan=lifespan,
         readiness=readiness,
         conversations=conversations,
+        histories=histories,
     )
     return Served(app, settings, readiness, is_behind_carriers=sockets is not None)
 
@@ -131,14 +147,40 @@ async def _carriers(
         await desk.close(settings.server.drain_s)
 
 
-def _records(settings: Settings) -> Records:
-    """In the store of the KV where that is Redis; a fleet that keeps no KV has none."""
-    if settings.kv is None:
-        return MemoryRecords()
-    if isinstance(settings.kv.durable, Redis):
-        return ConversationRecords.at(settings.kv.durable.with_password(password_of_store()))
-    socket = records_of_run().socket
-    return ConversationRecords.at_socket(socket) if socket is not None else MemoryRecords()
+async def _read_histories(histories: LiveHistories | None) -> None:
+    if histories is None:
+        return
+    try:
+        await histories.open()
+    except RecordsUnavailable as error:
+        log.warning("which conversations have a history is not known yet: %s", error)
+
+
+def _store(settings: Settings) -> Redis | Path | None:
+    """Where records and histories lie: with the KV where that is Redis, else in the run's own."""
+    if settings.kv is not None and isinstance(settings.kv.durable, Redis):
+        return settings.kv.durable.with_password(password_of_store())
+    return records_of_run().socket
+
+
+def _records(store: Redis | Path | None) -> Records:
+    return ConversationRecords(client_at(store)) if store is not None else MemoryRecords()
+
+
+def _kept(settings: Settings, store: Redis | Path | None) -> HistoryStore | None:
+    if settings.history is None:
+        return None
+    if store is None:
+        raise RuntimeError("there is no store for what is said: `torpor serve` starts one")
+    return HistoryStore(client_at(store), Seal(keys_of_history(settings.history)))
+
+
+def _histories(
+    settings: Settings, entries: Entries, kept: HistoryStore | None
+) -> LiveHistories | None:
+    if kept is None or settings.history is None:
+        return None
+    return LiveHistories(entries, kept, settings.history.limits)
 
 
 @asynccontextmanager

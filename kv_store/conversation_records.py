@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 from redis.asyncio import Redis
 
 from kv_store.conversations import ConversationRecord
 from kv_store.lmcache_client import Prefix
 from kv_store.records import TokenRecord, TokenRecords, in_our_words
+from kv_store.redis_client import client_at
 from kv_store.settings import Redis as Settings
 
 _NAMESPACE = "torpor"
@@ -28,22 +29,11 @@ class ConversationRecords:
     @classmethod
     def at_socket(cls, path: Path) -> ConversationRecords:
         """Of the embedded store."""
-        return cls(Redis(unix_socket_path=str(path)))
+        return cls(client_at(path))
 
     @classmethod
     def at(cls, store: Settings) -> ConversationRecords:
-        secure: dict[str, Any] = {"ssl": True} if store.tls else {}
-        if store.ca is not None:
-            secure["ssl_ca_certs"] = str(store.ca)
-        return cls(
-            Redis(
-                host=store.host,
-                port=store.port,
-                username=store.username or None,
-                password=store.password or None,
-                **secure,
-            )
-        )
+        return cls(client_at(store))
 
     def __init__(self, redis: Redis, *, namespace: str = _NAMESPACE) -> None:
         self._redis = redis

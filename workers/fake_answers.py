@@ -12,6 +12,7 @@ from typing import Any
 
 EMBEDDING_DIMENSIONS = 8
 DEFAULT_TOKENS = 16
+_LIMITS = ("max_completion_tokens", "max_tokens", "max_output_tokens")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,12 +58,16 @@ def words_of(prompt: Any) -> list[str]:
     return [str(prompt)]
 
 
+def prompt_of(body: dict[str, Any]) -> Any:
+    return next((body[name] for name in ("messages", "prompt", "input") if name in body), None)
+
+
 def answer(model: str, body: dict[str, Any]) -> Answer:
     """A hash of model and prompt, then the prompt's words over and over: one word a token."""
-    prompt = body.get("messages", body.get("prompt"))
+    prompt = prompt_of(body)
     heard = words_of(prompt)
     mark = digest(model, json.dumps(prompt, sort_keys=True))[:8]
-    wanted = body.get("max_completion_tokens") or body.get("max_tokens") or DEFAULT_TOKENS
+    wanted = next((body[name] for name in _LIMITS if body.get(name)), DEFAULT_TOKENS)
     said = [mark, *(heard or ["nothing"])]
     tokens = tuple(("" if i == 0 else " ") + said[i % len(said)] for i in range(int(wanted)))
     return Answer(f"fake-{mark}", model, tokens, len(heard))

@@ -15,6 +15,7 @@ from typing import Any
 
 from kv_store.turns import PATH as TURN
 from workers import fake_answers as answers
+from workers.fake_responses import response, response_chunks
 from workers.fake_tier import FakeKV
 
 Scope = MutableMapping[str, Any]
@@ -90,7 +91,13 @@ class FakeApp:
         match path:
             case "/tokenize":
                 return await _json(send, 200, answers.tokenized(body, voice.max_model_len))
-            case "/v1/embeddings" | "/v1/chat/completions" | "/v1/completions" | "/v1/messages":
+            case (
+                "/v1/embeddings"
+                | "/v1/chat/completions"
+                | "/v1/completions"
+                | "/v1/messages"
+                | "/v1/responses"
+            ):
                 return await self._until_disconnect(
                     self._generate(path, request, body, send), receive
                 )
@@ -133,13 +140,13 @@ class FakeApp:
         await asyncio.sleep(voice.token_delay_s * len(said.tokens))
         if fault == "die":
             voice.die()
-        return await _json(send, 200, _whole(path, said), found)
+        return await _json(send, 200, _whole(path, said, body), found)
 
     def _kept(self, request: str, body: dict[str, Any], said: answers.Answer) -> RawHeaders:
         kv, salt = self._voice.kv, body.get("cache_salt")
         if kv is None or not salt:
             return []
-        heard = answers.words_of(body.get("messages", body.get("prompt")))
+        heard = answers.words_of(answers.prompt_of(body))
         told = kv.answered(request, str(salt), heard, said.text.split())
         return [(b"x-torpor-kv", told.encode())]
 
@@ -165,15 +172,19 @@ def _chunks(path: str, said: answers.Answer, body: dict[str, Any]) -> Iterator[b
             return answers.chat_chunks(said, with_usage)
         case "/v1/completions":
             return answers.completion_chunks(said, with_usage)
+        case "/v1/responses":
+            return response_chunks(said, body)
     return answers.message_chunks(said)
 
 
-def _whole(path: str, said: answers.Answer) -> dict[str, Any]:
+def _whole(path: str, said: answers.Answer, body: dict[str, Any]) -> dict[str, Any]:
     match path:
         case "/v1/chat/completions":
             return answers.chat(said)
         case "/v1/completions":
             return answers.completion(said)
+        case "/v1/responses":
+            return response(said, body)
     return answers.message(said)
 
 

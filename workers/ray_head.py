@@ -8,6 +8,7 @@ dies, by whatever signal. Decisions that will be asked about again:
 - Ray's memory monitor is off (``RAY_memory_monitor_refresh_ms=0``): it would kill engine actors
   when the host runs full, by rules that know nothing of models. The ledger keeps the budget.
 - The object store is small: tokens never travel through Ray, and RPCs carry little.
+- The keys of histories stay out of its environment, which every engine would inherit.
 - Ray's ports demand a token (``RAY_AUTH_MODE=token``): who joins needs ``environment``.
 - No workers in advance, and no server for Ray's remote clients: it would be one more process, on
   a fixed port. ``ray start`` leaves it out only where its requirements are not installed, so that
@@ -24,6 +25,8 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+
+from kv_store.history import KEYS_VARIABLE
 
 _RAY = (
     "from ray.scripts import scripts\n"
@@ -97,8 +100,9 @@ class RayHead:
     def _head_environment(self) -> dict[str, str]:
         root = str(Path(__file__).parents[1])
         paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
+        surroundings = {n: v for n, v in os.environ.items() if n != KEYS_VARIABLE}
         return {
-            **os.environ,
+            **surroundings,
             **self.environment,
             "TMPDIR": str(self._directory / "tmp"),
             "PYTHONPATH": os.pathsep.join(paths),

@@ -29,6 +29,7 @@ from controller.api.conversations import conversation_routes
 from controller.api.errors import ApiError, Dialect, as_api_error
 from controller.api.fleet import fleet_routes
 from controller.api.forwarding import Forwarding
+from controller.api.history_routes import history_routes
 from controller.api.openai import Asked, Inference
 from controller.api.reply import Reply
 from controller.api.routes import ROUTES, InferenceLimits
@@ -38,8 +39,10 @@ from controller.api.upstream import Upstream, UpstreamLimits
 from controller.conversation_ports import (
     ConversationRefused,
     Conversations,
+    RecordsUnavailable,
     UnknownConversation,
 )
+from controller.history_ports import Histories
 from controller.keyring import ApiKey
 from controller.metrics import Metrics
 from controller.ports import (
@@ -51,6 +54,7 @@ from controller.ports import (
     UnknownModel,
     UnknownOperation,
 )
+from kv_store.history import HistoryUnreadable
 
 log = logging.getLogger("torpor.api")
 
@@ -64,6 +68,8 @@ _OURS: tuple[type[Exception], ...] = (
     UnknownOperation,
     UnknownConversation,
     ConversationRefused,
+    RecordsUnavailable,
+    HistoryUnreadable,
     InvalidModel,
     RequestValidationError,
     HTTPException,
@@ -91,6 +97,7 @@ def create_app(
     lifespan: Lifespan = nullcontext,
     readiness: Readiness | None = None,
     conversations: Conversations | None = None,
+    histories: Histories | None = None,
 ) -> ASGIApp:
     """The application, for a server with ``lifespan="on"``. The given lifespan is entered
     before the first request and left after the last, around the API's own client."""
@@ -118,8 +125,11 @@ def create_app(
     fastapi.include_router(fleet_routes(control, settings.operation_wait_s))
     if conversations is not None:
         fastapi.include_router(conversation_routes(conversations, settings.operation_wait_s))
+        fastapi.include_router(history_routes(conversations, histories))
     name_inference_routes(fastapi)
-    inference = Inference(settings.inference, leases, upstream, metrics, conversations)
+    inference = Inference(
+        settings.inference, leases, upstream, metrics, conversations, histories=histories
+    )
     return _Gateway(settings, fastapi, inference, known)
 
 

@@ -11,7 +11,7 @@ import asyncio
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 from starlette.types import Receive
@@ -23,6 +23,7 @@ REMOVED = ("cache_salt", "kv_transfer_params", "ec_transfer_params")
 """Fields by which a client could steer KV (or encoder) caches or reach another tenant's."""
 
 
+HISTORY_FIELDS = ("store", "previous_response_id")
 CONVERSATION_FIELDS = ("conversation", "conversation_id")
 _CONVERSATION = re.compile(r"[A-Za-z0-9._:+=@-]{1,128}")
 
@@ -46,6 +47,8 @@ class Call:
     """As its body names it: ``conversation_id``, or OpenAI's ``conversation``; empty: it does
     not."""
     priority: Priority = Priority.DEFAULT
+    said: dict[str, Any] | None = field(default=None, repr=False)
+    """All of it, where it may ask something of a history."""
 
 
 async def read_body(
@@ -79,8 +82,9 @@ def too_large(max_bytes: int) -> ApiError:
     return ApiError("body_too_large", f"The body is larger than {max_bytes} bytes.")
 
 
-def parse_json(raw: bytes) -> Call:
-    """Raises ApiError 400: not a JSON object, or no ``model`` that is a string."""
+def parse_json(raw: bytes, *, is_named: bool = False) -> Call:
+    """``is_named``: a header names its conversation. Raises ApiError 400: not a JSON object, or
+    no ``model`` that is a string."""
     try:
         parsed, has_duplicates = _parser.parse(raw.decode())
     except (ValueError, RecursionError) as error:
@@ -93,20 +97,22 @@ def parse_json(raw: bytes) -> Call:
     if _clean(parsed) or has_duplicates or conversation is not None:
         raw = json.dumps(parsed, separators=(",", ":")).encode()
     tier = _TIERS.get(str(parsed.get("service_tier")), Priority.DEFAULT)
-    return Call(model, parsed.get("stream") is True, raw, conversation or "", tier)
+    is_named = is_named or conversation is not None
+    said = parsed if is_named or any(name in parsed for name in HISTORY_FIELDS) else None
+    return Call(model, parsed.get("stream") is True, raw, conversation or "", tier, said)
 
 
 def _conversation(parsed: dict[str, Any]) -> str | None:
     """Taken out: it is not the engine's. Raises ApiError 400."""
     named = None
-    for field in CONVERSATION_FIELDS:
-        found = parsed.pop(field, None)
+    for name in CONVERSATION_FIELDS:
+        found = parsed.pop(name, None)
         if isinstance(found, dict):
             found = found.get("id")
         if found is None:
             continue
         if not isinstance(found, str) or not _CONVERSATION.fullmatch(found):
-            raise invalid_conversation(field)
+            raise invalid_conversation(name)
         named = found
     return named
 

@@ -14,9 +14,14 @@ from enum import Enum
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
-from controller.conversation_ports import ConversationRefused, UnknownConversation
+from controller.conversation_ports import (
+    ConversationRefused,
+    RecordsUnavailable,
+    UnknownConversation,
+)
 from controller.core.names import RejectReason
 from controller.ports import InvalidModel, Refused, UnknownModel, UnknownOperation
+from kv_store.history import HistoryUnreadable
 
 STATUS = {
     "invalid_json": 400,
@@ -24,16 +29,22 @@ STATUS = {
     "invalid_header": 400,
     "invalid_form": 400,
     "invalid_conversation": 400,
+    "invalid_history": 400,
+    "history_not_configured": 400,
     "invalid_api_key": 401,
     "permission_denied": 403,
     "forbidden_origin": 403,
     "model_not_found": 404,
     "operation_not_found": 404,
     "conversation_not_found": 404,
+    "response_not_found": 404,
+    "item_not_found": 404,
     "unknown_route": 404,
     "method_not_allowed": 405,
     "body_too_slow": 408,
+    "history_differs": 409,
     "body_too_large": 413,
+    "history_full": 413,
     "invalid_fleet_body": 422,
     "invalid_model_entry": 422,
     "backlog_full": 429,
@@ -48,6 +59,8 @@ STATUS = {
     "stopping": 503,
     "conversation_busy": 503,
     "too_many_conversations": 503,
+    "history_unavailable": 503,
+    "history_unreadable": 503,
     "not_ready": 503,
     "deadline_passed": 504,
     "engine_silent": 504,
@@ -78,7 +91,7 @@ _ANTHROPIC_TYPE = {
 }
 _RETRY_AFTER_S = 1.0
 """Where a 429 or 503 has no better figure."""
-_HOPELESS = frozenset({"never_fits", "operation_failed"})
+_HOPELESS = frozenset({"never_fits", "operation_failed", "history_unreadable"})
 """503 by the table, but asking again changes nothing."""
 _NAMES_SHOWN = 50
 
@@ -158,6 +171,10 @@ def as_api_error(error: Exception, known: Callable[[], Sequence[str]]) -> ApiErr
             return ApiError(error.code, error.message, retry_after_s=error.retry_after_s)
         case UnknownOperation():
             return ApiError("operation_not_found", f"There is no operation {str(error)!r}.")
+        case RecordsUnavailable():
+            return ApiError("history_unavailable", "Histories cannot be read or written just now.")
+        case HistoryUnreadable():
+            return ApiError("history_unreadable", f"The history cannot be read: {error}.")
         case InvalidModel():
             return ApiError("invalid_model_entry", str(error))
         case RequestValidationError():

@@ -33,12 +33,14 @@ from controller.api.connection import EngineBroken
 from controller.api.errors import ApiError, as_api_error
 from controller.api.forms import parse_form
 from controller.api.forwarding import Forwarding
+from controller.api.history import HistoryTurn, Wish, begin, wish_of
 from controller.api.reply import Reply, Stage
 from controller.api.routes import InferenceLimits, Route, max_wait_s, passed_headers
 from controller.api.turns import told_of_turn
 from controller.api.upstream import Answer, Upstream
 from controller.api.waiting import ClientWatch, Heartbeat
 from controller.conversation_ports import Conversations, Turn
+from controller.history_ports import Histories
 from controller.ports import Lease, Leases, Outlook, RequestCounts
 from kv_store.conversations import ConversationKey
 from kv_store.keys import domain_of, salt_of
@@ -75,11 +77,13 @@ class Inference:
         metrics: RequestCounts,
         conversations: Conversations | None = None,
         elsewhere: Forwarding | None = None,
+        histories: Histories | None = None,
     ) -> None:
         """``conversations`` None: none are kept, and their names only tell salts apart; or they
         are kept ``elsewhere``, and whatever names one is handed over."""
         self.conversations = conversations
         self.elsewhere = elsewhere
+        self.histories = histories
         self.limits = limits
         self.leases = leases
         self.upstream = upstream
@@ -125,6 +129,7 @@ class _Exchange:
         self._limit_s: float | None = None
         self._conversation = ""
         self._turn: Turn | None = None
+        self._history: HistoryTurn | None = None
         self._answer: Answer | None = None
         """The one that the client got."""
 
@@ -136,10 +141,14 @@ class _Exchange:
         self._limit_s = max_wait_s(self._asked.headers)
         self.model = call.model
         self._conversation = conversation_id(self._asked.headers, call)
+        wish = wish_of(self._asked.path, call.said, self._conversation)
         elsewhere = self._inference.elsewhere
-        if elsewhere is not None and self._conversation and self._asked.route.is_salted:
+        is_in_line = bool(self._conversation and self._asked.route.is_salted)
+        if elsewhere is not None and (is_in_line or wish is not None):
             await self._hand_over(call, elsewhere, receive, send)
             return
+        if wish is not None:
+            await self._recall(wish)
         heartbeat = self._heartbeat(call)
         stall_s = self._inference.limits.client_stall_s
         async with ClientWatch(receive, self._reply, stall_s) as watch:
@@ -153,21 +162,26 @@ class _Exchange:
     async def _hand_over(
         self, call: Call, elsewhere: Forwarding, receive: Receive, send: Send
     ) -> None:
-        own = (
-            (b"x-request-id", self._asked.request_id.encode()),
-            (b"x-conversation-id", self._conversation.encode()),
-        )
+        own = [(b"x-request-id", self._asked.request_id.encode())]
+        if self._conversation:
+            own.append((b"x-conversation-id", self._conversation.encode()))
         names = {name for name, _ in own}
         headers = [pair for pair in self._asked.headers.items() if pair[0] not in names]
         await elsewhere.hand_over(self._asked.path, [*headers, *own], call.body, receive, send)
         self.is_elsewhere = True
+
+    async def _recall(self, wish: Wish) -> None:
+        histories, tenant = self._inference.histories, self._asked.caller.tenant
+        self._history = await begin(histories, tenant, self._conversation, wish)
+        if self._history is not None:
+            self._conversation = self._history.conversation
 
     async def _read(self, receive: Receive) -> Call:
         headers, limits = self._asked.headers, self._inference.limits
         raw = await read_body(receive, headers, limits.max_body_bytes, limits.body_s)
         if self._asked.route.is_form:
             return parse_form(raw, headers.get(b"content-type", b""))
-        return parse_json(raw)
+        return parse_json(raw, is_named=b"x-conversation-id" in headers)
 
     def _heartbeat(self, call: Call) -> Heartbeat:
         is_told = call.is_stream and self._asked.route.streams
@@ -192,6 +206,8 @@ class _Exchange:
             except TimeoutError:
                 message = "An earlier request of this conversation took too long."
                 raise ApiError("deadline_passed", message) from None
+            if self._history is not None:
+                call = await self._history.prepared(call)
             self._queued_s += time.monotonic() - self._arrived
             return await self._until_answered(call, heartbeat)
 
@@ -279,21 +295,40 @@ class _Exchange:
             if reply.stage is Stage.COMMENTS and not answer.is_sse:
                 await reply.translate(answer.status, first + await answer.rest())
                 return
+            if self._history is not None and answer.status < 400:
+                await self._relay_kept(self._history, answer, first)
+                return
             await reply.begin(answer, first)
             while not answer.is_over:
                 chunk = await answer.chunk()
                 await reply.forward(chunk, is_last=answer.is_over)
 
+    async def _relay_kept(self, history: HistoryTurn, answer: Answer, first: bytes) -> None:
+        """The client has the end of it once it is kept."""
+        reply = self._reply
+        if not answer.is_sse:
+            whole = await history.answered(first + await answer.rest())
+            answer.replaced(whole)
+            return await reply.begin(answer, whole)
+        history.listen()
+        await history.passes(first)
+        await reply.begin(answer, first)
+        while not answer.is_over:
+            chunk = await answer.chunk()
+            await history.passes(chunk)
+            await reply.forward(chunk, is_last=answer.is_over)
+        return None
+
     def _engines_id(self, lease: Lease) -> str:
         """The engine tells what KV it found by request: the same id must not come twice, and
-        callers choose theirs."""
+        callers choose theirs. Ids of responses are made from it, and stand in paths."""
         own = self._asked.request_id
         if not lease.kv_identity:
             return own
         turn, mark = self._turn, "-"
         if turn is not None:
             mark = f"{NEAR}{WITH_TOKENS}" if turn.stays_near(lease.replica) else WITH_TOKENS
-        return f"{own}{mark}{token_hex(8)}"
+        return f"{own.replace('/', '-')}{mark}{token_hex(8)}"
 
     def _body(self, call: Call, lease: Lease, engines_id: str) -> bytes:
         """With the salt that tells its KV from everybody else's, in the engine's own cache too."""

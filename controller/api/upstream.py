@@ -91,6 +91,11 @@ class Answer:
         """The next bytes, as many as are here; none at the end."""
         return await self._connection.chunk()
 
+    def replaced(self, whole: bytes) -> None:
+        """What the client is told instead of a body that was read to its end."""
+        headers = [pair for pair in self.headers if pair[0] != b"content-length"]
+        self.headers = [*headers, (b"content-length", b"%d" % len(whole))]
+
     async def rest(self) -> bytes:
         chunks = []
         while chunk := await self.chunk():

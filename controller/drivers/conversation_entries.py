@@ -30,6 +30,8 @@ class Entry:
     """In the order they became known."""
     record: ConversationRecord
     line: Conversation
+    has_history: bool = False
+    """Something that was said in it is kept, or may be."""
 
     @property
     def key(self) -> ConversationKey:
@@ -37,8 +39,9 @@ class Entry:
 
     @property
     def is_blank(self) -> bool:
-        """Nobody was ever answered in it, and nobody waits to be."""
-        return self.record.turns == 0 and self.line.doing is None and not self.line.waiting
+        """Nobody was ever answered in it, nobody waits to be, and nothing of it is kept."""
+        is_unused = self.record.turns == 0 and not self.has_history
+        return is_unused and self.line.doing is None and not self.line.waiting
 
     def view(self, now: float) -> ConversationView:
         record, line = self.record, self.line
@@ -117,6 +120,17 @@ class Entries:
             residency = Residency.HIBERNATED.value
             record = replace(record, residency=residency, run=self._run, host_bytes=0)
         self._add(record)
+
+    def adopt(self, key: ConversationKey, changed_s: float) -> None:
+        """One of which something is kept, with a record or without."""
+        if key not in self._known:
+            record = replace(self._fresh(key, ""), created_s=changed_s, last_use_s=changed_s)
+            self._add(record)
+        self._known[key].has_history = True
+
+    def has_history(self, key: ConversationKey) -> bool:
+        entry = self._known.get(key)
+        return entry is not None and entry.has_history
 
     def renew(self, entry: Entry) -> None:
         """Deleted while others wait: it begins anew under its id."""

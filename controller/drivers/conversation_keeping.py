@@ -10,11 +10,12 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from typing import Protocol
 
 from controller.conversation_ports import KVOrders, Records
 from controller.core.conversations import Act, Residency
 from controller.drivers.conversation_entries import Entries, Entry
-from kv_store.conversations import ConversationRecord, KVPlace, RecordsUnavailable
+from kv_store.conversations import ConversationKey, ConversationRecord, KVPlace, RecordsUnavailable
 from kv_store.lmcache_client import Placed, Prefix
 from kv_store.placing import KVOrder
 from kv_store.turns import TurnTold
@@ -30,8 +31,18 @@ _ORDER = {
 }
 
 
+class Kept(Protocol):
+    """What was said in conversations."""
+
+    async def forget(self, key: ConversationKey) -> None: ...
+
+
 class Keeping:
-    def __init__(self, entries: Entries, records: Records, orders: KVOrders) -> None:
+    def __init__(
+        self, entries: Entries, records: Records, orders: KVOrders, kept: Kept | None = None
+    ) -> None:
+        """``kept`` None: nothing of what is said."""
+        self._kept = kept
         self._entries = entries
         self._records = records
         self._orders = orders
@@ -86,6 +97,9 @@ class Keeping:
     async def carry_out(self, entry: Entry, act: Act, prefix: Prefix | None) -> None:
         """Raises EngineError, RecordsUnavailable: it may be half done."""
         record = entry.record
+        if act is Act.DELETE and entry.has_history and self._kept is not None:
+            await self._kept.forget(entry.key)
+            entry.has_history = False
         if prefix is not None and record.place is not None:
             await self.save(entry)
             placed = await self._orders.carry_out(record.place, _ORDER[act], prefix)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import openai
 import yaml
 
 from controller.keyring import new_key
@@ -34,6 +35,12 @@ class Fleet:
     keys: dict[str, str]
     tier: FakeTier
     clients: list[httpx.AsyncClient] = field(default_factory=list)
+
+    def openai(self, who: str) -> openai.AsyncOpenAI:
+        url = f"{self.url}/v1"
+        return openai.AsyncOpenAI(
+            base_url=url, api_key=self.keys[who], max_retries=0, http_client=self.as_(who)
+        )
 
     def as_(self, who: str) -> httpx.AsyncClient:
         headers = {"authorization": f"Bearer {self.keys[who]}"}
