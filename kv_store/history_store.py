@@ -30,6 +30,8 @@ _NAMESPACE = "torpor"
 _HEAD = b"head"
 _PATIENCE_S = 10.0
 """A store that answers no sooner is away."""
+_LARGE_BYTES = 256 << 10
+"""Opening so much takes milliseconds, in which others would wait."""
 
 
 class HistoryStore:
@@ -57,6 +59,8 @@ class HistoryStore:
             fields = await cast(
                 "Awaitable[dict[bytes, bytes]]", self._redis.hgetall(self._history(key))
             )
+        if sum(map(len, fields.values())) > _LARGE_BYTES:
+            return await asyncio.to_thread(self._opened, key, fields)
         return self._opened(key, fields) if fields else None
 
     async def append(
