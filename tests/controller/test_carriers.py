@@ -22,6 +22,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from controller.crew import Crew, command, doors
 from controller.keyring import new_key
+from controller.records_server import RecordsServer
 from controller.settings import load
 from workers.engine import EngineSpec
 from workers.fake_engine import FakeEngine
@@ -70,14 +71,17 @@ def asked(tokens: int, **more: Any) -> dict[str, Any]:
 
 
 @asynccontextmanager
-async def a_stand(**server: Any) -> AsyncIterator[Stand]:
+async def a_stand(
+    conversations: dict[str, Any] | None = None, **server: Any
+) -> AsyncIterator[Stand]:
     """The engine runs in this process, so that it outlives the others."""
     spec = EngineSpec("m", "x", engine_args={"token_delay_s": 0.02}, kind="fake")
     engine = FakeEngine(spec, key="engine-key")
     endpoint = (await engine.start()).endpoint
     with TemporaryDirectory(prefix="t-") as name, doors("127.0.0.1", 0, 2) as listening:
         directory = Path(name)
-        settings = _settings(directory, listening[0].getsockname()[1], **server)
+        port = listening[0].getsockname()[1]
+        settings = _settings(directory, port, conversations or {}, **server)
         (directory / "settings.json").write_text(settings)
         decider = [
             *(sys.executable, str(Path(__file__).with_name("lone_decider.py"))),
@@ -109,11 +113,12 @@ def _started(argv: list[str]) -> Child:
     return subprocess.Popen(argv)
 
 
-def _settings(directory: Path, port: int, **server: Any) -> str:
+def _settings(directory: Path, port: int, conversations: dict[str, Any], **server: Any) -> str:
     known = {"name": KEPT.name, "tenant": KEPT.tenant, "roles": ["inference", "admin"]}
     raw = {
         "device": "cpu",
         "state_dir": "state",
+        "conversations": conversations,
         "server": {"port": port, "keys": [{**known, "sha256": KEPT.sha256}], **server},
         "models": [{"name": "m", "path": "x", "kind": "fake", "footprint": {"awake_gib": 0.1}}],
     }
@@ -167,6 +172,37 @@ async def test_requests_of_a_conversation_go_to_the_process_that_keeps_it() -> N
         assert streamed.text.endswith("data: [DONE]\n\n")
         (known,) = (await stand.get("/fleet/conversations"))["conversations"]
         assert (known["conversation"], known["turns"]) == ("c-1", 2)
+
+
+async def test_what_asks_for_a_history_goes_to_the_process_that_keeps_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "keys").write_text("00" * 32)
+    with TemporaryDirectory(prefix="t-") as name:
+        store = RecordsServer(Path(name), Path(name, "s"), lambda: None)
+        store.start()
+        monkeypatch.setenv("TORPOR_RECORDS_SOCKET", str(store.socket))
+        async with a_stand({"history": {"keys_file": str(tmp_path / "keys")}}) as stand:
+            await stand.get("/fleet")
+            said = {"model": "m", "max_output_tokens": 8}
+            first = await stand.client.post(
+                "/v1/responses", json={**said, "input": "apples", "store": True}
+            )
+            assert first.status_code == 200, first.text
+            again = {**said, "input": "pears", "previous_response_id": first.json()["id"]}
+            second = (await stand.client.post("/v1/responses", json=again)).json()
+            assert second["output"][0]["content"][0]["text"].split()[1] == "apples"
+            made = (await stand.client.post("/v1/conversations", json={})).json()
+            chat = {
+                "model": "m",
+                "messages": [{"role": "user", "content": "figs"}],
+                "store": True,
+                "conversation": made["id"],
+            }
+            assert (await stand.client.post("/v1/chat/completions", json=chat)).status_code == 200
+            listed = await stand.get(f"/v1/conversations/{made['id']}/items")
+            assert len(listed["data"]) == 2
+        store.stop()
 
 
 async def test_a_carrier_that_dies_holds_no_lease_and_comes_back() -> None:

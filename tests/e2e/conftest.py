@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -23,6 +24,7 @@ def fleet(request: pytest.FixtureRequest) -> Iterator[LiveFleet]:
         config = Path(directory) / "fleet.yaml"
         written = Path(__file__).with_name("fleet.yaml").read_text()
         config.write_text(written.replace("MODELS", str(models)))
+        config.with_name("history.keys").write_text(secrets.token_hex(32))
         fleet = LiveFleet(config, Path(directory))
         try:
             fleet.await_ready()

@@ -102,6 +102,95 @@ def test_the_answer_after_a_wake_is_that_from_before(
     assert ask(client, model, COUNT, 32) == before
 
 
+def test_a_history_that_is_kept_here_is_one_that_the_caller_sends(client: openai.OpenAI) -> None:
+    """Turn by turn on either route, and all at once: the engine is told the same."""
+    asked: list[Any] = [
+        {"role": "user", "content": "My name is Ada. Remember it."},
+        {"role": "user", "content": "What is my name?"},
+    ]
+    made = client.conversations.create(metadata={"of": "Ada"})
+    first = client.responses.create(
+        model="smollm2",
+        input=asked[0]["content"],
+        conversation=made.id,
+        temperature=0,
+        max_output_tokens=24,
+    )
+    with client.chat.completions.stream(
+        model="smollm2",
+        messages=asked[1:],
+        temperature=0,
+        max_tokens=24,
+        store=True,
+        extra_headers={"x-conversation-id": made.id},
+    ) as stream:
+        second = stream.get_final_completion().choices[0].message.content
+    told = {"role": "assistant", "content": first.output_text}
+    assert second == ask(client, "smollm2", [asked[0], told, asked[1]], 24)
+    kept = list(client.conversations.items.list(made.id, order="asc"))
+    assert [item.type for item in kept] == ["message"] * 4
+
+    begun = client.responses.create(
+        model="smollm2",
+        input=asked[0]["content"],
+        store=True,
+        temperature=0,
+        max_output_tokens=24,
+    )
+    assert begun.output_text == first.output_text
+    branch = client.responses.create(
+        model="smollm2",
+        input=asked[1]["content"],
+        previous_response_id=begun.id,
+        temperature=0,
+        max_output_tokens=24,
+    )
+    assert branch.output_text == second
+    assert client.responses.retrieve(branch.id).output_text == second
+    assert client.conversations.delete(made.id).deleted
+
+
+def test_a_tool_that_was_called_is_remembered(client: openai.OpenAI) -> None:
+    city = "What is the weather in Paris?"
+    headers = {"x-conversation-id": "weather"}
+    answer = client.chat.completions.create(
+        model="smollm2",
+        messages=[{"role": "user", "content": city}],
+        tools=WEATHER,
+        tool_choice={"type": "function", "function": {"name": "weather"}},
+        temperature=0,
+        max_tokens=60,
+        store=True,
+        extra_headers=headers,
+    )
+    (call,) = answer.choices[0].message.tool_calls or []
+    result: Any = {"role": "tool", "tool_call_id": call.id, "content": "Sunny, 20 degrees."}
+    told = client.chat.completions.create(
+        model="smollm2",
+        messages=[result],
+        tools=WEATHER,
+        temperature=0,
+        max_tokens=16,
+        store=True,
+        extra_headers=headers,
+    )
+    history = [{"role": "user", "content": city}, answer.choices[0].message.to_dict(), result]
+    whole = client.chat.completions.create(
+        model="smollm2", messages=history, tools=WEATHER, temperature=0, max_tokens=16
+    )
+    assert told.choices[0].message.content == whole.choices[0].message.content
+    by_responses = client.responses.create(
+        model="smollm2",
+        input="Thank you.",
+        conversation="weather",
+        temperature=0,
+        max_output_tokens=8,
+    )
+    assert by_responses.status in ("completed", "incomplete")
+    kinds = [item.type for item in client.conversations.items.list("weather", order="asc")]
+    assert kinds[:3] == ["message", "function_call", "function_call_output"]
+
+
 @pytest.mark.parametrize("level", [0, 1, 2])
 def test_a_conversation_is_not_recomputed_after_a_sleep(
     fleet: LiveFleet, client: openai.OpenAI, level: int
