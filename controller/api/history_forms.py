@@ -7,14 +7,12 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 from controller.api.history_answers import ChatHearing, Hearing, ResponseHearing
+from controller.api.history_chat import items_of_message, items_of_messages, messages_of_items
 from controller.api.history_contexts import Context
 from controller.api.history_items import (
     input_of_items,
     invalid,
     items_of_input,
-    items_of_message,
-    items_of_messages,
-    messages_of_items,
 )
 from kv_store.history import Item
 

@@ -11,14 +11,13 @@ from hypothesis import strategies as st
 
 from controller.api.errors import ApiError
 from controller.api.history_answers import ChatHearing, ResponseHearing
+from controller.api.history_chat import items_of_messages, messages_of_items
 from controller.api.history_items import (
     identified,
     input_of_items,
     is_reasoning,
     items_of_input,
-    items_of_messages,
     mark,
-    messages_of_items,
 )
 from controller.api.history_joining import join
 
