@@ -54,12 +54,17 @@ class Chat:
         max_tokens: int,
         temperature: float | None,
         conversation: str | None = None,
+        store: bool = False,
     ) -> None:
+        """``store``: the fleet keeps what is said in that conversation, and goes on from what was
+        said there before."""
         self._fleet = fleet
         self._model = model
         self._options: dict[str, Any] = {"max_tokens": max_tokens, "stream": True}
         if temperature is not None:
             self._options["temperature"] = temperature
+        if store:
+            self._options["store"] = True
         self._headers = {"x-conversation-id": conversation} if conversation else {}
         self._turns = [{"role": "system", "content": system}] if system else []
 

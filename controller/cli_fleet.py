@@ -178,6 +178,10 @@ def chat(
     conversation: Annotated[
         str | None, typer.Option(help="A name under which the fleet keeps its KV.")
     ] = None,
+    store: Annotated[
+        bool,
+        typer.Option("--store", help="Keep what is said under that name, and go on from it."),
+    ] = False,
     json: Json = False,
     url: Url = DEFAULT_URL,
     key: Key = None,
@@ -186,8 +190,10 @@ def chat(
     from controller.chat import Chat, converse
     from controller.terminal import print_json
 
+    if store and conversation is None:
+        raise typer.BadParameter("needs --conversation: under what name", param_hint="--store")
     with connect(url, key) as fleet:
-        talk = Chat(fleet, model, system, max_tokens, temperature, conversation)
+        talk = Chat(fleet, model, system, max_tokens, temperature, conversation, store)
         if message is None:
             converse(talk)
         elif json:

@@ -15,9 +15,11 @@ import openai
 import openai.types.responses
 import pytest
 
+from controller.client import FleetClient
 from controller.records_server import RecordsServer
 from kv_store.redis_client import client_at
 from tests.controller.conversing import Fleet, conversing, fake
+from tests.controller.test_conversation_client import torpor
 
 KEY = base64.b64encode(bytes(range(32))).decode()
 
@@ -519,6 +521,24 @@ async def test_deleted_by_the_fleets_own_route_and_kept_by_a_reset(
         with pytest.raises(openai.NotFoundError):
             await client.conversations.retrieve("c")
     await _nothing_is_kept(store)
+
+
+async def test_the_command_line_and_the_python_client_go_on_from_it(fleet: Fleet) -> None:
+    def talk() -> None:
+        with FleetClient(fleet.url, fleet.keys["one"]) as client:
+            c = client.conversation("chat", "notes")
+            c.send("apples", store=True, max_tokens=2)
+            c.send("pears", store=True, max_tokens=2)
+            again = client.conversation("chat", "notes").send("figs", store=True, max_tokens=20)
+            assert again.split()[1] == "apples"
+
+    await asyncio.to_thread(talk)
+    said = await torpor(fleet, "chat", "chat", "plums", "--conversation", "notes", "--store")
+    assert "apples" in said
+    assert [item["role"] for item in await items(fleet.openai("one"), "notes")] == [
+        "user",
+        "assistant",
+    ] * 4
 
 
 async def test_turns_of_one_history_are_one_after_another(fleet: Fleet) -> None:
