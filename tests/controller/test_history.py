@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
+import itertools
+import random
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -546,6 +549,55 @@ async def test_turns_of_one_history_are_one_after_another(fleet: Fleet) -> None:
     await asyncio.gather(*(chat(client, "c", f"text-{number}") for number in range(8)))
     kept = await items(client, "c")
     assert [item["role"] for item in kept] == ["user", "assistant"] * 8
+
+
+@pytest.mark.parametrize("seed", range(2))
+async def test_whatever_races_a_history_is_whole_turns_each_once(
+    keys: Path, tmp_path: Path, store: RecordsServer, seed: int
+) -> None:
+    """Turns on both routes, orders about the conversation, items that come and go, deletions."""
+    luck = random.Random(seed)
+    async with remembering(tmp_path, models=(fake("chat", token_delay_s=0.0005),)) as fleet:
+        client, own = fleet.openai("one"), fleet.as_("one")
+        numbers = itertools.count()
+
+        async def live(id: str) -> None:
+            for _ in range(10):
+                text = f"text-{next(numbers)}"
+                match luck.choice(
+                    ["chat", "chat", "stream", "respond", "order", "remove", "delete"]
+                ):
+                    case "chat":
+                        await chat(client, id, text)
+                    case "stream":
+                        await streamed(client, "chat", id, text)
+                    case "respond":
+                        await respond(client, text, store=True, conversation=id)
+                    case "order":
+                        act = luck.choice(["hibernate", "rehydrate", "reset"])
+                        await own.post(f"/fleet/conversations/{id}/{act}")
+                    case "remove":
+                        with contextlib.suppress(openai.NotFoundError):
+                            for item in (await items(client, id))[:2]:
+                                await client.conversations.items.delete(
+                                    item["id"], conversation_id=id
+                                )
+                    case "delete":
+                        with contextlib.suppress(openai.NotFoundError):
+                            await client.conversations.delete(id)
+
+        ids = ("a", "b", "a", "b")
+        await asyncio.gather(*(live(id) for id in ids))
+        for id in set(ids):
+            await chat(client, id, f"text-{next(numbers)}")
+            kept = await items(client, id)
+            asked = [i["content"][0]["text"] for i in kept if i["role"] == "user"]
+            assert len(asked) == len(set(asked))
+            for before, item in itertools.pairwise(kept):
+                is_pair = before["role"] == "user" and item["role"] == "assistant"
+                assert is_pair or before["role"] == "assistant"
+            await client.conversations.delete(id)
+    await _nothing_is_kept(store)
 
 
 async def _nothing_is_kept(store: RecordsServer) -> None:
