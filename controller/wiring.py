@@ -89,8 +89,9 @@ def assemble(settings: Settings, pool: Pool, sockets: DeciderSockets | None = No
 
     entries = Entries(settings.conversations, records_of_run().run)
     store = _store(settings)
-    kept = _kept(settings, store)
-    records, orders = _records(store), LiveKVOrders(driver)
+    seal = _seal(settings)
+    kept = _kept(store, seal)
+    records, orders = _records(store, seal), LiveKVOrders(driver)
     keeping = Keeping(entries, records, orders, kept)
     histories = _histories(settings, entries, kept)
     recalls = Recalls(driver, records, orders, metrics.kv)
@@ -163,16 +164,22 @@ def _store(settings: Settings) -> Redis | Path | None:
     return records_of_run().socket
 
 
-def _records(store: Redis | Path | None) -> Records:
-    return ConversationRecords(client_at(store)) if store is not None else MemoryRecords()
+def _seal(settings: Settings) -> Seal | None:
+    return Seal(keys_of_history(settings.history)) if settings.history is not None else None
 
 
-def _kept(settings: Settings, store: Redis | Path | None) -> HistoryStore | None:
-    if settings.history is None:
+def _records(store: Redis | Path | None, seal: Seal | None) -> Records:
+    if store is None:
+        return MemoryRecords()
+    return ConversationRecords(client_at(store), seal=seal)
+
+
+def _kept(store: Redis | Path | None, seal: Seal | None) -> HistoryStore | None:
+    if seal is None:
         return None
     if store is None:
         raise RuntimeError("there is no store for what is said: `torpor serve` starts one")
-    return HistoryStore(client_at(store), Seal(keys_of_history(settings.history)))
+    return HistoryStore(client_at(store), seal)
 
 
 def _histories(

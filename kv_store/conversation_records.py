@@ -14,6 +14,7 @@ from typing import cast
 from redis.asyncio import Redis
 
 from kv_store.conversations import ConversationRecord
+from kv_store.history_seal import Seal
 from kv_store.lmcache_client import Prefix
 from kv_store.records import TokenRecord, TokenRecords, in_our_words
 from kv_store.redis_client import client_at
@@ -35,10 +36,13 @@ class ConversationRecords:
     def at(cls, store: Settings) -> ConversationRecords:
         return cls(client_at(store))
 
-    def __init__(self, redis: Redis, *, namespace: str = _NAMESPACE) -> None:
+    def __init__(
+        self, redis: Redis, *, namespace: str = _NAMESPACE, seal: Seal | None = None
+    ) -> None:
+        """``seal``: of tokens; None: they stand there as they are."""
         self._redis = redis
         self._namespace = namespace
-        self._tokens = TokenRecords(redis, kept_s=_KEPT_S, namespace=f"{namespace}:kv")
+        self._tokens = TokenRecords(redis, kept_s=_KEPT_S, namespace=f"{namespace}:kv", seal=seal)
 
     async def open(self) -> list[ConversationRecord]:
         """All there are, the longest unused first. Raises RecordsUnavailable."""

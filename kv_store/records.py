@@ -6,12 +6,14 @@ tenant, so that they can be deleted together. Records expire with disuse; the in
 them when it is read.
 
 There is one writer, the controller: a turn replaces the whole record. Tokens are four bytes
-each, little-endian; prompts themselves are not kept, but tokens are as telling: the store must be
-as well guarded as the KV.
+each, little-endian; prompts themselves are not kept, but tokens are as telling: they are sealed
+where there is a key for it, and else the store must be as well guarded as the KV. A record that
+cannot be opened is none: all it cost is KV that is computed once more.
 """
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 from array import array
@@ -24,10 +26,13 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from kv_store.conversations import RecordsUnavailable as RecordsUnavailable
+from kv_store.history import HistoryUnreadable
+from kv_store.history_seal import Seal
 from kv_store.lmcache_client import Prefix
 
 _UINT32 = "I"
 _NAMESPACE = "torpor:kv"
+_SEALED = "sealed_tokens"
 assert array(_UINT32).itemsize == 4
 
 
@@ -58,7 +63,15 @@ class TokenRecord:
 class TokenRecords:
     """``kept_s``: how long a record outlives its last use."""
 
-    def __init__(self, redis: Redis, *, kept_s: int, namespace: str = _NAMESPACE) -> None:
+    def __init__(
+        self,
+        redis: Redis,
+        *,
+        kept_s: int,
+        namespace: str = _NAMESPACE,
+        seal: Seal | None = None,
+    ) -> None:
+        self._seal = seal
         self._redis = redis
         self._kept_s = kept_s
         self._namespace = namespace
@@ -67,7 +80,8 @@ class TokenRecords:
         """Replaces the record of that salt and id. Raises RecordsUnavailable."""
         async with in_our_words(), self._redis.pipeline(transaction=True) as pipe:
             key = self._key(record.salt, record.id)
-            pipe.hset(key, mapping=cast("Any", _packed(record)))
+            pipe.delete(key)
+            pipe.hset(key, mapping=cast("Any", self._sealed(record)))
             pipe.expire(key, self._kept_s)
             pipe.zadd(self._index(record.salt), {record.id: record.written_at_s})
             pipe.expire(self._index(record.salt), self._kept_s)
@@ -81,7 +95,7 @@ class TokenRecords:
             pipe.expire(key, self._kept_s)
             pipe.expire(self._index(salt), self._kept_s)
             packed, *_ = await pipe.execute()
-        return _unpacked(id, salt, packed) if packed else None
+        return self._opened(id, salt, packed) if packed else None
 
     async def set_bytes(self, record: TokenRecord, *, host: int, durable: int) -> None:
         """Where its chunks lie has changed; a record that is gone stays gone."""
@@ -113,11 +127,34 @@ class TokenRecords:
                 await self._redis.zrem(self._index(salt), *expired)
         return [id for id in found if id not in expired]
 
+    def _sealed(self, record: TokenRecord) -> dict[str, bytes | str | int | float]:
+        packed = _packed(record)
+        if self._seal is not None:
+            tokens = cast("bytes", packed.pop("tokens"))
+            packed[_SEALED] = self._seal.seal(tokens, _place(record.salt, record.id))
+        return packed
+
+    def _opened(self, id: str, salt: str, packed: dict[bytes, bytes]) -> TokenRecord | None:
+        sealed = packed.get(_SEALED.encode())
+        if sealed is None:
+            return _unpacked(id, salt, packed)
+        if self._seal is None:
+            return None
+        try:
+            tokens = self._seal.open(sealed, _place(salt, id))
+        except HistoryUnreadable:
+            return None
+        return _unpacked(id, salt, packed | {b"tokens": tokens})
+
     def _key(self, salt: str, id: str) -> str:
         return f"{self._namespace}:record:{salt}:{id}"
 
     def _index(self, salt: str) -> str:
         return f"{self._namespace}:records:{salt}"
+
+
+def _place(salt: str, id: str) -> str:
+    return json.dumps(["tokens", salt, id])
 
 
 def _packed(record: TokenRecord) -> dict[str, bytes | str | int | float]:

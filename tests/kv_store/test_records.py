@@ -8,6 +8,8 @@ from dataclasses import replace
 import pytest
 from redis.asyncio import Redis as Client
 
+from kv_store.history import KEY_BYTES
+from kv_store.history_seal import Seal
 from kv_store.records import RecordsUnavailable, TokenRecord, TokenRecords
 from kv_store.settings import Redis
 from tests.kv_store.hand import tokens
@@ -133,3 +135,27 @@ async def test_an_absent_store_is_unavailable() -> None:
     with pytest.raises(RecordsUnavailable):
         await TokenRecords(absent, kept_s=1).get("salt", "id")
     await absent.aclose()
+
+
+async def test_tokens_are_sealed_where_there_is_a_key(client: Client) -> None:
+    plain = b"".join(number.to_bytes(4, "little") for number in TURN.tokens)
+    name = "torpor:kv:record:salt:conversation-1"
+    seal = Seal([bytes(KEY_BYTES)])
+    sealed = TokenRecords(client, kept_s=3600, seal=seal)
+
+    await TokenRecords(client, kept_s=3600).put(TURN)
+    assert plain in await client.dump(name)
+    found = await sealed.get("salt", "conversation-1")
+    assert found is not None, "one from before there was a key"
+
+    await sealed.put(TURN)
+    assert plain not in await client.dump(name)
+    found = await sealed.get("salt", "conversation-1")
+    assert found is not None
+    assert list(found.tokens) == TURN.tokens
+
+    for other in (None, Seal([b"x" * KEY_BYTES])):
+        records = TokenRecords(client, kept_s=3600, seal=other)
+        assert await records.get("salt", "conversation-1") is None
+    await client.copy(name, "torpor:kv:record:salt:conversation-2")
+    assert await sealed.get("salt", "conversation-2") is None
