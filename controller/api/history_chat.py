@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from controller.api.history_items import TEXTS, invalid, message_item, parts_of
+from controller.api.history_items import TEXTS, are_parts, invalid, message_item, text_of
 from kv_store.history import Item
 
 
@@ -23,22 +23,30 @@ def items_of_messages(said: object) -> list[Item]:
 def items_of_message(message: Mapping[str, Any]) -> list[Item]:
     """Raises ApiError 400."""
     role, content = message.get("role"), message.get("content")
-    if not isinstance(role, str) or not isinstance(content, str | list | None):
+    is_said = content is None or isinstance(content, str) or are_parts(content)
+    if not isinstance(role, str) or not is_said:
         raise invalid("A message needs a `role`, and text or parts.", "messages")
     if role == "tool":
-        output = (
-            content if isinstance(content, str) else message_item("tool", content or [])["content"]
-        )
-        call_id = message.get("tool_call_id")
-        return [{"type": "function_call_output", "call_id": call_id, "output": output}]
+        return [_result_of(message)]
     items = list(_reasoned(message)) if role == "assistant" else []
     if message.get("refusal"):
         content = [{"type": "refusal", "refusal": message["refusal"]}]
     if content:
         name = {"name": message["name"]} if message.get("name") else {}
         items.append({**message_item(role, content), **name})
-    items += [_call_of(call) for call in message.get("tool_calls") or ()]
-    return items
+    calls = message.get("tool_calls") or []
+    if not are_parts(calls):
+        raise invalid("`tool_calls` must be a list of objects.", "messages")
+    return items + [_call_of(call) for call in calls]
+
+
+def _result_of(message: Mapping[str, Any]) -> Item:
+    id, output = message.get("tool_call_id"), message.get("content")
+    if not isinstance(id, str):
+        raise invalid("A tool's message needs a `tool_call_id`.", "messages")
+    if not isinstance(output, str):
+        output = message_item("tool", output or [])["content"]
+    return {"type": "function_call_output", "call_id": id, "output": output}
 
 
 def _reasoned(message: Mapping[str, Any]) -> Iterable[Item]:
@@ -89,10 +97,10 @@ def _answering(messages: list[dict[str, Any]], unless: str = "") -> dict[str, An
 
 
 def _assistant_said(item: Item) -> dict[str, Any]:
-    refusals = [part["refusal"] for part in parts_of(item) if part.get("type") == "refusal"]
+    refusals = [part for part in item["content"] if part.get("type") == "refusal"]
     if refusals:
-        return {"content": None, "refusal": "".join(refusals)}
-    return {"content": "".join(str(part.get("text", "")) for part in parts_of(item))}
+        return {"content": None, "refusal": "".join(str(p.get("refusal", "")) for p in refusals)}
+    return {"content": text_of(item["content"])}
 
 
 def _content_of(parts: Any) -> Any:
@@ -116,5 +124,4 @@ def _chat_part(part: Any) -> Any:
 
 
 def _reasoning_text(item: Item) -> str:
-    parts = item.get("content") or item.get("summary") or ()
-    return "".join(str(part.get("text", "")) for part in parts)
+    return text_of(item.get("content") or item.get("summary") or ())

@@ -101,4 +101,4 @@ class ResponsesForm:
         return answer
 
     def told(self, answer: dict[str, Any], body: bytes) -> bytes:
-        return json.dumps(answer, ensure_ascii=False, separators=(",", ":")).encode()
+        return json.dumps(answer, separators=(",", ":")).encode()

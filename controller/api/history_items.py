@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from hashlib import sha256
 from secrets import token_hex
-from typing import Any
+from typing import Any, TypeGuard
 
 from controller.api.errors import ApiError
 from kv_store.history import Item
@@ -95,12 +95,33 @@ def _item_of_input(item: object) -> Item:
     kind = item.get("type")
     if kind in (None, "message"):
         role, content = item.get("role"), item.get("content")
-        if not isinstance(role, str) or not isinstance(content, str | list):
+        if not isinstance(role, str) or not (isinstance(content, str) or are_parts(content)):
             raise invalid("A message needs a `role` and a `content`.", "input")
         return {**item, **message_item(role, content)}
     if not isinstance(kind, str) or kind == "item_reference":
-        raise invalid(f"An item of type {kind!r} cannot be kept.", "input")
+        raise invalid("An item of that type cannot be kept.", "input")
+    _check_shape(kind, item)
     return dict(item)
+
+
+def _check_shape(kind: str, item: Item) -> None:
+    """Of what is said in another form on the other route. Raises ApiError 400."""
+    if kind == "function_call":
+        named = ("call_id", "name", "arguments")
+        is_whole = all(isinstance(item.get(name), str) for name in named)
+    elif kind == "function_call_output":
+        has_output = isinstance(item.get("output"), str | list)
+        is_whole = has_output and isinstance(item.get("call_id"), str)
+    elif kind == "reasoning":
+        is_whole = all(are_parts(item.get(name) or []) for name in ("content", "summary"))
+    else:
+        return
+    if not is_whole:
+        raise invalid(f"An item of type {kind!r} is not whole.", "input")
+
+
+def are_parts(said: object) -> TypeGuard[list[dict[str, Any]]]:
+    return isinstance(said, list) and all(isinstance(part, dict) for part in said)
 
 
 def input_of_items(items: Sequence[Item]) -> list[Item]:
@@ -110,8 +131,7 @@ def input_of_items(items: Sequence[Item]) -> list[Item]:
 
 def _input_of(item: Item) -> Item:
     if item["type"] == "message" and item["role"] == "assistant":
-        text = "".join(str(part.get("text", "")) for part in parts_of(item))
-        part = {"type": "output_text", "text": text, "annotations": []}
+        part = {"type": "output_text", "text": text_of(item["content"]), "annotations": []}
         return {**item, "content": [part]}
     if item["type"] in ("message", "function_call_output"):
         return {name: item[name] for name in item if name not in ("id", "status")}
@@ -139,5 +159,5 @@ def _part_of(part: Any, is_output: bool) -> Any:
     return part
 
 
-def parts_of(item: Item) -> list[Mapping[str, Any]]:
-    return [part for part in item["content"] if isinstance(part, dict)]
+def text_of(parts: Iterable[Mapping[str, Any]]) -> str:
+    return "".join(str(part.get("text", "")) for part in parts)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from fastapi import Query
+from fastapi.responses import JSONResponse
 
 from controller.api.errors import ApiError
 from controller.api.history_items import identified, invalid, items_of_input
@@ -15,6 +17,14 @@ from kv_store.history import History, Item
 _AT_ONCE = 20
 _PAIRS, _NAME_LENGTH, _VALUE_LENGTH = 16, 64, 512
 Json = dict[str, Any]
+
+
+class Kept(JSONResponse):
+    """Clients may have said halves of characters, which are no UTF-8."""
+
+    def render(self, content: object) -> bytes:
+        return json.dumps(content, separators=(",", ":")).encode()
+
 
 After = Annotated[str | None, Query(description="The id of an item: begin behind it.")]
 Limit = Annotated[int, Query(ge=1, le=100)]

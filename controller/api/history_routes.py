@@ -17,6 +17,7 @@ from controller.api.errors import ApiError
 from controller.api.history_lists import (
     After,
     Json,
+    Kept,
     Limit,
     Order,
     conversation_view,
@@ -53,7 +54,7 @@ class ItemsBody(BaseModel):
 
 
 def history_routes(conversations: Conversations, histories: Histories | None) -> APIRouter:
-    router = APIRouter(tags=["history"])
+    router = APIRouter(tags=["history"], default_response_class=Kept)
     room = Room(conversations, histories)
     _conversations(router, room)
     _items(router, room)

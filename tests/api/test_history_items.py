@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from typing import Any
 
@@ -218,7 +219,17 @@ def test_reasoning_need_not_be_said_again() -> None:
 
 @pytest.mark.parametrize(
     "messages",
-    ["Hello", ["Hello"], [{"content": "x"}], [{"role": "user", "content": 7}], None],
+    [
+        "Hello",
+        ["Hello"],
+        [{"content": "x"}],
+        [{"role": "user", "content": 7}],
+        [{"role": "user", "content": ["x"]}],
+        [{"role": "assistant", "tool_calls": 7}],
+        [{"role": "assistant", "tool_calls": [{"id": "call_1"}]}],
+        [{"role": "tool", "content": "4"}],
+        None,
+    ],
 )
 def test_what_is_no_chat_is_refused(messages: Any) -> None:
     with pytest.raises(ApiError) as refused:
@@ -227,7 +238,21 @@ def test_what_is_no_chat_is_refused(messages: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "said", [None, 7, [7], [{"role": "user"}], [{"type": "item_reference", "id": "msg_1"}]]
+    "said",
+    [
+        None,
+        7,
+        [7],
+        [{"role": "user"}],
+        [{"role": "user", "content": [7]}],
+        [{"type": "item_reference", "id": "msg_1"}],
+        [{"type": 7}],
+        [{"type": "function_call", "call_id": "call_1"}],
+        [{"type": "function_call_output", "output": "4"}],
+        [{"type": "function_call_output", "call_id": "call_1"}],
+        [{"type": "reasoning", "content": "hm"}],
+        [{"type": "reasoning", "summary": ["hm"]}],
+    ],
 )
 def test_what_is_no_input_is_refused(said: Any) -> None:
     with pytest.raises(ApiError) as refused:
@@ -294,3 +319,30 @@ def test_a_streamed_response_is_its_closing_event() -> None:
     assert hearing.whole() is None
     hearing.hear(b"}}\n\n")
     assert hearing.whole() == {"id": "resp_1"}
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=4),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner),
+    max_leaves=6,
+)
+NAMES = ["type", "role", "content", "call_id", "name", "arguments", "output", "summary", "id"]
+KINDS = ["message", "function_call", "function_call_output", "reasoning", "user", "assistant"]
+loose_items = st.dictionaries(
+    st.sampled_from(NAMES),
+    st.sampled_from(KINDS) | JSON | st.just([{"type": "output_text", "text": "x"}]),
+)
+
+
+@given(st.lists(loose_items, max_size=3))
+def test_whatever_is_sent_is_kept_or_refused(said: list[Any]) -> None:
+    """And what is kept can be compared, and sent to an engine on either route."""
+    try:
+        kept = identified(items_of_input(said), ())
+    except ApiError:
+        return
+    with contextlib.suppress(ApiError):
+        join(kept, kept)
+    assert len(input_of_items(kept)) == len(kept)
+    with contextlib.suppress(ApiError):
+        json.dumps(messages_of_items(kept))

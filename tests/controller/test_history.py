@@ -299,6 +299,16 @@ async def test_conversations_as_the_official_client_speaks_them(fleet: Fleet) ->
             await asked
 
 
+async def test_half_a_character_is_kept_as_it_was_said(fleet: Fleet) -> None:
+    own = fleet.as_("one")
+    body = b'{"items": [{"role": "user", "content": "\\ud83d"}], "metadata": {"of": "\\ud83d"}}'
+    headers = {"content-type": "application/json"}
+    made = await own.post("/v1/conversations", content=body, headers=headers)
+    assert made.status_code == 200, made.text
+    listed = await own.get(f"/v1/conversations/{made.json()['id']}/items")
+    assert listed.json()["data"][0]["content"][0]["text"] == "\ud83d"
+
+
 async def test_an_empty_conversation_can_be_begun(fleet: Fleet) -> None:
     client = fleet.openai("one")
     made = await client.conversations.create()
