@@ -24,7 +24,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from queue import Queue
@@ -32,8 +32,18 @@ from typing import Any
 
 ROOT = Path(__file__).parents[1]
 CORE = Path("controller/core")
-QUICK = ("stories", "fairness", "crowding", "replicas", "rooms", "golden", "conversations")
-SLOW = ("own_ladder", "properties", "twins", "simulation")
+QUICK = [
+    "stories",
+    "fairness",
+    "crowding",
+    "replicas",
+    "rooms",
+    "golden",
+    "conversations",
+    "invariants",
+    "victims",
+]
+SLOW = ["own_ladder", "properties", "twins", "simulation"]
 TESTS = [f"tests/core/test_{name}.py" for name in (*QUICK, *SLOW)]
 LEFT_OUT = "throng"
 """Half of the time of all of them."""
@@ -165,22 +175,29 @@ def is_noticed(mutant: Mutant, tree: Path) -> bool:
 
 
 def play(sample: list[Mutant], jobs: int) -> list[tuple[Mutant, bool]]:
+    """As many as were played when it was interrupted, if it was."""
+    played: list[tuple[Mutant, bool]] = []
     with tempfile.TemporaryDirectory(prefix="mutate-") as directory:
         trees: Queue[Path] = Queue()
         for job in range(jobs):
             trees.put(_copy(Path(directory) / str(job)))
 
-        def one(mutant: Mutant) -> tuple[Mutant, bool]:
+        def one(mutant: Mutant) -> None:
             tree, began = trees.get(), time.monotonic()
             noticed = is_noticed(mutant, tree)
             trees.put(tree)
             said = "killed  " if noticed else "SURVIVED"
             where = f"{mutant.file}:{mutant.line}"
             print(f"{said} {time.monotonic() - began:5.0f} s  {where}: {mutant.what}", flush=True)
-            return mutant, noticed
+            played.append((mutant, noticed))
 
         with ThreadPoolExecutor(jobs) as pool:
-            return list(pool.map(one, sample))
+            playing = [pool.submit(one, mutant) for mutant in sample]
+            try:
+                wait(playing)
+            except KeyboardInterrupt:
+                pool.shutdown(wait=True, cancel_futures=True)
+    return played
 
 
 def _copy(tree: Path) -> Path:
@@ -208,8 +225,8 @@ def main() -> None:
     survivors = [one for one, noticed in played if not noticed]
     killed = len(played) - len(survivors)
     took_s = time.monotonic() - began
-    print(f"{killed} of {size} killed ({killed / size:.1%}), of {len(everyone)} that there are, "
-          f"seed {options.seed}, {took_s:.0f} s")  # fmt: skip
+    print(f"{killed} of {len(played)} killed ({killed / max(1, len(played)):.1%}), of "
+          f"{len(everyone)} that there are, seed {options.seed}, {took_s:.0f} s")  # fmt: skip
     if options.out:
         _write(options, everyone, played, took_s)
 
