@@ -48,8 +48,9 @@ TESTS = [f"tests/core/test_{name}.py" for name in (*QUICK, *SLOW)]
 LEFT_OUT = "throng"
 """Half of the time of all of them."""
 COPIED = ("controller", "tests", "workers", "kv_store", "pyproject.toml")
-LIMIT_S = 600.0
-"""A mutant that makes the tests run for so long is noticed, too."""
+LIMIT_S = 900.0
+"""A mutant that makes the tests run for so long is noticed, too, and told apart."""
+KILLED, TIMED_OUT, SURVIVED = "killed", "timed out", "SURVIVED"
 
 COMPARED: dict[type[ast.cmpop], type[ast.cmpop]] = {
     ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq,
@@ -154,9 +155,10 @@ def _is_none(value: ast.expr) -> bool:
     return isinstance(value, ast.Constant) and value.value is None
 
 
-def is_noticed(mutant: Mutant, tree: Path) -> bool:
-    """By the tests, in that copy of the tree, which is as before afterwards."""
+def fate(mutant: Mutant, tree: Path) -> str:
+    """With the tests, in that copy of the tree, which is as before afterwards."""
     place = tree / mutant.file
+    before = place.read_text()
     place.write_text(mutant.source)
     command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider"]
     try:
@@ -168,15 +170,15 @@ def is_noticed(mutant: Mutant, tree: Path) -> bool:
             timeout=LIMIT_S,
         )
     except subprocess.TimeoutExpired:
-        return True
+        return TIMED_OUT
     finally:
-        shutil.copy(ROOT / mutant.file, place)
-    return ran.returncode != 0
+        place.write_text(before)
+    return KILLED if ran.returncode else SURVIVED
 
 
-def play(sample: list[Mutant], jobs: int) -> list[tuple[Mutant, bool]]:
+def play(sample: list[Mutant], jobs: int) -> list[tuple[Mutant, str]]:
     """As many as were played when it was interrupted, if it was."""
-    played: list[tuple[Mutant, bool]] = []
+    played: list[tuple[Mutant, str]] = []
     with tempfile.TemporaryDirectory(prefix="mutate-") as directory:
         trees: Queue[Path] = Queue()
         for job in range(jobs):
@@ -184,12 +186,11 @@ def play(sample: list[Mutant], jobs: int) -> list[tuple[Mutant, bool]]:
 
         def one(mutant: Mutant) -> None:
             tree, began = trees.get(), time.monotonic()
-            noticed = is_noticed(mutant, tree)
+            became = fate(mutant, tree)
             trees.put(tree)
-            said = "killed  " if noticed else "SURVIVED"
-            where = f"{mutant.file}:{mutant.line}"
-            print(f"{said} {time.monotonic() - began:5.0f} s  {where}: {mutant.what}", flush=True)
-            played.append((mutant, noticed))
+            took_s, where = time.monotonic() - began, f"{mutant.file}:{mutant.line}"
+            print(f"{became:9} {took_s:4.0f} s  {where}: {mutant.what}", flush=True)
+            played.append((mutant, became))
 
         with ThreadPoolExecutor(jobs) as pool:
             playing = [pool.submit(one, mutant) for mutant in sample]
@@ -222,8 +223,7 @@ def main() -> None:
     sample = random.Random(options.seed).sample(everyone, size)
     began = time.monotonic()
     played = play(sample, options.jobs)
-    survivors = [one for one, noticed in played if not noticed]
-    killed = len(played) - len(survivors)
+    killed = sum(became != SURVIVED for _, became in played)
     took_s = time.monotonic() - began
     print(f"{killed} of {len(played)} killed ({killed / max(1, len(played)):.1%}), of "
           f"{len(everyone)} that there are, seed {options.seed}, {took_s:.0f} s")  # fmt: skip
@@ -234,10 +234,10 @@ def main() -> None:
 def _write(
     options: argparse.Namespace,
     everyone: list[Mutant],
-    played: list[tuple[Mutant, bool]],
+    played: list[tuple[Mutant, str]],
     took_s: float,
 ) -> None:
-    survivors = [asdict(one) for one, noticed in played if not noticed]
+    survivors = [asdict(one) for one, became in played if became == SURVIVED]
     for survivor in survivors:
         del survivor["source"]
     of_files = Counter(one.file for one, _ in played)
@@ -246,6 +246,7 @@ def _write(
         "mutants": len(everyone),
         "sampled": len(played),
         "killed": len(played) - len(survivors),
+        "of_them_by_time_out": sum(became == TIMED_OUT for _, became in played),
         "took_s": round(took_s),
         "sampled_by_file": dict(sorted(of_files.items())),
         "survivors": survivors,
