@@ -298,8 +298,8 @@ def test_thirty_requests_for_three_models_with_room_for_two(client: openai.OpenA
 
 
 async def test_engines_that_are_stopped_and_slowed_answer_as_before(fleet: LiveFleet) -> None:
-    """The short form of ``make chaos`` on real parts, with what costs no engine. In bfloat16 a batch
-    of another shape may round otherwise."""
+    """The short form of ``make chaos`` on real parts, with what costs no engine, of models that
+    compute in float32: in bfloat16 a batch of another shape may round otherwise."""
     models = ("smollm2-f32", "minilm")
     grounds = Grounds(fleet.url, psutil.Process(fleet._process.pid), models, ("minilm",))
     faults = ("stop-engine", "slow-engine", "stop-controller", "slow-controller", "stop-kv")
