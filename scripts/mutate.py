@@ -39,6 +39,7 @@ QUICK = [
     "replicas",
     "rooms",
     "golden",
+    "grants",
     "conversations",
     "invariants",
     "victims",
