@@ -88,6 +88,6 @@ class Asking:
 
     def _pause_s(self, trouble: Trouble, count: int) -> float:
         if trouble.after_s is not None:
-            return trouble.after_s
+            return min(trouble.after_s, self._options.patience_s)
         longest = min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2.0**count)
         return longest * self._dice.uniform(0.5, 1.0)

@@ -51,11 +51,12 @@ async def rage(grounds: Grounds, options: Options, say: Say, seen: Seen) -> None
             raise BenchError("a model has no steady answer to any question")
         seen.before = await _measured(grounds, health, asking, known)
         kinds = _possible(grounds, options)
-        storm = Storm(grounds, asking, health, known, options, say)
-        seen.record, tally = storm.record, seen.tally
+        tally = seen.tally
+        storm = Storm(grounds, asking, health, known, options, tally, say)
+        seen.record = storm.record
         async with asyncio.TaskGroup() as both:
             watching = both.create_task(_watch(grounds, seen))
-            raging = both.create_task(storm.rage(kinds, lambda: tally.requests >= options.requests))
+            raging = both.create_task(storm.rage(kinds))
             both.create_task(
                 ask_on(asking, known, options.clients, options.seed, raging.done, tally)
             ).add_done_callback(lambda _: watching.cancel())

@@ -8,7 +8,7 @@ controller is ready, the KV server and the store answer.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 from random import Random
@@ -16,6 +16,7 @@ from random import Random
 import psutil
 
 from benchmarks.chaos.asking import Asking, Fate
+from benchmarks.chaos.crowd import Tally
 from benchmarks.chaos.faults import Deed, Kind, do
 from benchmarks.chaos.grounds import Grounds
 from benchmarks.chaos.health import LOOK_S, Health
@@ -78,36 +79,41 @@ class Storm:
         health: Health,
         known: dict[Question, Said],
         options: Options,
+        tally: Tally,
         say: Say,
     ) -> None:
+        """Its own questions are entered into the tally too."""
         self.record = Record()
         self._grounds = grounds
         self._asking = asking
         self._health = health
         self._known = known
         self._options = options
+        self._tally = tally
         self._say = say
         self._controller_rests_until = 0.0
 
-    async def rage(
-        self, kinds: Mapping[Kind, Sequence[str]], is_enough: Callable[[], bool]
-    ) -> None:
-        """Round after round, at least as many as were asked for, until it is enough and every
-        part has recovered."""
+    async def rage(self, kinds: Mapping[Kind, Sequence[str]]) -> None:
+        """Round after round, until as many as were asked for are over, as many requests were
+        answered, and every part has recovered."""
         async with asyncio.TaskGroup() as running:
             for number in count():
                 dice = Random(f"storm {self._options.seed} {number}")
                 for fault in faults(kinds, self._options.hold_s, dice):
-                    if number >= self._options.rounds and is_enough():
+                    if self._is_enough():
                         return
                     one = running.create_task(self._one(fault))
                     if fault.is_alone:
                         await asyncio.wait({one})
                     await asyncio.sleep(fault.pause_s)
                 self.record.rounds = number + 1
-                if self.record.rounds >= self._options.rounds and is_enough():
-                    return
                 await asyncio.sleep(LOOK_S)
+                if self._is_enough():
+                    return
+
+    def _is_enough(self) -> bool:
+        asked = self._options
+        return self.record.rounds >= asked.rounds and self._tally.requests >= asked.requests
 
     async def _one(self, fault: Fault) -> None:
         if fault.kind.name == "kill-controller":
@@ -151,6 +157,7 @@ class Storm:
         question = next(question for question in self._known if question.model == model)
         while True:
             told = await self._asking.ask(question, self._known[question])
+            self._tally.enter(told, self._known[question])
             if told.fate is Fate.RIGHT:
                 return
             await asyncio.sleep(LOOK_S)
