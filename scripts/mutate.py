@@ -39,6 +39,7 @@ QUICK = [
     "replicas",
     "rooms",
     "golden",
+    "never_fits",
     "grants",
     "conversations",
     "invariants",

@@ -1,0 +1,39 @@
+"""What fits no node, however empty, is refused at once; what fits to the byte is not."""
+
+from __future__ import annotations
+
+import pytest
+
+from controller.core.commands import RejectRequest, StartEngine
+from controller.core.names import Depth, Footprint, ModelSpec, RejectReason
+from tests.core.fleets import Story, sizes, spec
+
+
+def wanting(device: int, host: int, devices: int = 1) -> ModelSpec:
+    footprints = {**sizes(device), Depth.AWAKE: Footprint(device, host)}
+    return spec("a", footprints=footprints, devices_per_replica=devices)
+
+
+def test_all_of_the_device_and_all_of_the_host_is_enough() -> None:
+    story = Story(wanting(24, 100), device=24, host=100)
+    (start,) = story.arrives("r", "a")
+    assert isinstance(start, StartEngine)
+
+
+@pytest.mark.parametrize(
+    ("model", "said"),
+    [
+        (wanting(25, 0), "needs 25 bytes, budget 24 bytes"),
+        (wanting(24, 101), "needs 101 bytes of host memory, budget 100 bytes"),
+        (
+            wanting(1, 0, devices=2),
+            "needs 1 bytes on each of 2 devices of one node, budget 0 bytes",
+        ),
+    ],
+)
+def test_a_byte_more_never_fits(model: ModelSpec, said: str) -> None:
+    story = Story(model, device=24, host=100)
+    (refused,) = story.arrives("r", "a")
+    assert isinstance(refused, RejectRequest)
+    assert refused.reason is RejectReason.NEVER_FITS
+    assert said in refused.detail
