@@ -55,6 +55,7 @@ STATUS = {
     "never_fits": 503,
     "wait_too_long": 503,
     "cannot_start": 503,
+    "memory_taken": 503,
     "operation_failed": 503,
     "stopping": 503,
     "conversation_busy": 503,
@@ -75,6 +76,7 @@ REJECTIONS = {
     RejectReason.WAIT_TOO_LONG: "wait_too_long",
     RejectReason.DEADLINE_PASSED: "deadline_passed",
     RejectReason.CANNOT_START: "cannot_start",
+    RejectReason.MEMORY_TAKEN: "memory_taken",
     RejectReason.STOPPING: "stopping",
 }
 

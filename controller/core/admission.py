@@ -11,6 +11,7 @@ from controller.core.models import ModelRecord
 from controller.core.names import ModelName, RejectReason
 from controller.core.outlook import outlook_of
 from controller.core.placement import why_never
+from controller.core.relieving import why_shed
 from controller.core.rooms import Rooms
 from controller.core.routing import is_on_its_way, is_usable, pick_to_serve
 from controller.core.turns import has_slot, tenant_has_slot, why_no_more
@@ -35,7 +36,7 @@ def admit(books: Books, event: RequestArrived) -> None:
     max_wait_s = record.spec.max_wait_s if event.max_wait_s is None else event.max_wait_s
     if _is_served_at_once(books, record, event.tenant):
         max_wait_s = inf
-    elif refusal := _refusal(books, record, max_wait_s, event.tenant):
+    elif refusal := _refusal(books, record, max_wait_s, event):
         books.reject(request, refusal.reason, refusal.detail, refusal.retry_after_s)
         return
     books.backlog.add(request, model, books.now, max_wait_s, event.tenant, event.priority)
@@ -48,19 +49,25 @@ def _is_served_at_once(books: Books, record: ModelRecord, tenant: str) -> bool:
     return is_awake and has_slot(record) and tenant_has_slot(books, tenant)
 
 
-def _refusal(books: Books, record: ModelRecord, max_wait_s: float, tenant: str) -> Refusal | None:
+def _refusal(
+    books: Books, record: ModelRecord, max_wait_s: float, event: RequestArrived
+) -> Refusal | None:
     if record.is_given_up and not any(is_usable(replica) for replica in record.replicas):
         return Refusal(RejectReason.CANNOT_START, record.why_given_up)
     is_coming = any(is_on_its_way(replica) for replica in record.replicas)
     if not is_coming and (why := why_never(Rooms(books), record)):
         return Refusal(RejectReason.NEVER_FITS, why)
+    if why := why_shed(books, record, event.priority):
+        return Refusal(RejectReason.MEMORY_TAKEN, why, books.policy.retry_when_short_s)
     estimate_s = outlook_of(books, record).estimate_s
     retry_s = max(1.0, estimate_s) if estimate_s < inf else None
     if len(books.backlog) >= books.policy.backlog_limit:
         detail = f"{len(books.backlog)} requests wait already"
         return Refusal(RejectReason.BACKLOG_FULL, detail, retry_s)
-    if too_many := why_no_more(books, record, tenant):
+    if too_many := why_no_more(books, record, event.tenant):
         return Refusal(RejectReason.LIMIT_REACHED, too_many, retry_s)
+    if estimate_s == inf and books.ledger.is_cut_anywhere():
+        return None
     if estimate_s > max_wait_s:
         books.wish(record)  # whoever tries again when told to ought to find it awake
         return Refusal(

@@ -176,6 +176,16 @@ class NodeJoined(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class BudgetMeasured(Event):
+    """As much can be had of a node's memory at present, the fleet's own included: others hold the
+    rest. Where it is less than the budget, it is the budget."""
+
+    node: NodeId
+    devices: tuple[tuple[DeviceId, int], ...]
+    host_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class NodeLost(Event):
     node: NodeId
 

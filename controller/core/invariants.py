@@ -71,6 +71,10 @@ def _check_budgets(fleet: Fleet) -> None:
         if node in ledger.budgets:
             over = {r: -ledger.free(node, r) for r in booked if ledger.free(node, r) < 0}
             _demand(over == ledger.excused.get(node, {}), f"{node}: over its budget by {over}")
+    for node, budget in ledger.budgets.items():
+        named = ledger.named.get(node, {})
+        holds = budget.keys() == named.keys() and all(0 <= budget[r] <= named[r] for r in budget)
+        _demand(holds, f"{node}: the budget {budget} is not within {named}")
 
 
 def _check_leases(fleet: Fleet, replica: Replica) -> None:

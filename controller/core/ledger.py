@@ -13,6 +13,10 @@ budget cut by an administrator, an engine that was found running. Then a resourc
 budget through no order of ours; ``excused`` remembers how far, no reservation is granted
 there, and the plan evicts until it is within the budget again.
 
+A budget is what was named for a resource, or what can be had of it, where that is less because
+others than the fleet hold memory too. Whether a model can ever fit is asked of what was named;
+whether it fits now, of the budget.
+
 Doubt: on a node without a GPU device and host are one memory; all of it is booked on the
 device ``cpu``, and the host budget there is without meaning.
 """
@@ -49,6 +53,10 @@ class Ledger:
     def __init__(self) -> None:
         self.budgets: dict[NodeId, Amounts] = {}
         """Nodes that are there."""
+        self.named: dict[NodeId, Amounts] = {}
+        """Their budgets if nobody else held anything there."""
+        self._to_be_had: dict[NodeId, Amounts] = {}
+        """As last measured; also of nodes that are not there yet."""
         self.bookings: dict[NodeId, dict[ReplicaId, Booking]] = {}
         self.excused: dict[NodeId, Amounts] = {}
         self._booked: dict[NodeId, Amounts] = {}
@@ -57,13 +65,33 @@ class Ledger:
 
     def join(self, node: NodeId, devices: tuple[tuple[DeviceId, int], ...], host: int) -> None:
         """A node is there, or its budgets changed; what is booked stays booked."""
-        self.budgets[node] = {**dict(devices), HOST: host}
-        self._excuse(node)
+        self.named[node] = {**dict(devices), HOST: host}
+        self._set_budgets(node)
+
+    def measure(self, node: NodeId, to_be_had: Amounts) -> None:
+        """Of resources that are not in it all can be had."""
+        self._to_be_had[node] = to_be_had
+        if node in self.named:
+            self._set_budgets(node)
+
+    def is_cut(self, node: NodeId) -> bool:
+        """Others hold some of what was named."""
+        return self.budgets.get(node) != self.named.get(node)
+
+    def is_cut_anywhere(self) -> bool:
+        return any(self.is_cut(node) for node in self.budgets)
+
+    def taken(self, node: NodeId) -> Amounts:
+        """So much of what was named do others hold."""
+        budget = self.budgets[node]
+        return {r: size - budget[r] for r, size in self.named[node].items()}
 
     def leave(self, node: NodeId) -> None:
         """The node is gone with everything on it."""
-        for shelf in (self.budgets, self.bookings, self.excused, self._booked, self._on):
+        for shelf in (self.budgets, self.named, self._to_be_had, self.excused, self._booked):
             shelf.pop(node, None)
+        self.bookings.pop(node, None)
+        self._on.pop(node, None)
 
     def reserve(self, replica: Replica, place: Place, footprint: Footprint) -> None:
         """Raise a booking to ``footprint``, which must fit."""
@@ -128,6 +156,13 @@ class Ledger:
             self._on.setdefault(node, {}).setdefault(device, {})[replica] = None
         if any(amount < 0 for amount in booked.values()):
             raise InvariantBroken(f"{replica}: less than nothing is booked on {node}: {booked}")
+
+    def _set_budgets(self, node: NodeId) -> None:
+        can_have = self._to_be_had.get(node, {})
+        self.budgets[node] = {
+            r: min(size, max(0, can_have.get(r, size))) for r, size in self.named[node].items()
+        }
+        self._excuse(node)
 
     def _excuse(self, node: NodeId) -> None:
         if node in self.budgets:

@@ -230,6 +230,8 @@ class FleetPolicy:
     """Leases on every awake replica of a model at which another of its replicas is brought up."""
     stable_after_s: float = 60.0
     """A failure of an engine that was up for this long begins a new count of failures."""
+    retry_when_short_s: float = 15.0
+    """So long shall those stay away who are shed for want of memory that others hold."""
     operation_limit_s: float = 900.0
     """An administrator's order that is not done by then ends with an error."""
     costs: CostGuess = field(default_factory=CostGuess)
@@ -250,5 +252,7 @@ class RejectReason(Enum):
     WAIT_TOO_LONG = "wait_too_long"
     DEADLINE_PASSED = "deadline_passed"
     CANNOT_START = "cannot_start"
+    MEMORY_TAKEN = "memory_taken"
+    """Others than the fleet hold it."""
     MODEL_REMOVED = "model_removed"
     STOPPING = "stopping"

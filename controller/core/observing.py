@@ -21,6 +21,7 @@ from controller.core.administration import (
 from controller.core.admission import admit, turn_away_hopeless
 from controller.core.books import Books
 from controller.core.commands import StopEngine
+from controller.core.ledger import HOST
 from controller.core.lifecycle import Action, InvariantBroken, Phase, Place, Replica
 from controller.core.models import ModelRecord
 from controller.core.names import LONG_AGO, Cause, Depth, Footprint, ModelSpec
@@ -68,6 +69,8 @@ def observe(books: Books, event: e.Event) -> None:
             _found(books, event)
         case e.NodeJoined():
             books.ledger.join(event.node, event.devices, event.host_bytes)
+        case e.BudgetMeasured():
+            books.ledger.measure(event.node, {**dict(event.devices), HOST: event.host_bytes})
         case e.NodeLost():
             _node_lost(books, event)
         case e.ModelAdded() | e.ModelChanged() | e.ModelRemoved():

@@ -124,8 +124,9 @@ def _largest(
 
 
 def why_never(rooms: Rooms, record: ModelRecord) -> str | None:
-    """The reason for which the model fits no node even if it is alone there."""
-    budgets = rooms.books.ledger.budgets
+    """The reason for which the model fits no node even if it is alone there, and nobody but the
+    fleet holds anything."""
+    budgets = rooms.books.ledger.named
     if not budgets:
         return None
     need, count = record.footprint(Depth.AWAKE), record.spec.devices_per_replica

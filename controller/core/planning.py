@@ -181,13 +181,14 @@ def _tell_why(books: Books, replica: Replica, depth: Depth) -> None:
 
 def next_deadline(books: Books) -> Instant:
     """The first moment after now at which time alone changes what there is to do."""
-    if not (books.backlog.by_model or books.operations or books.failing):
+    is_over = books.ledger.is_over_any_budget()
+    if not (books.backlog.by_model or books.operations or books.failing or is_over):
         return books.agenda.next_after(books.now)
     now, limit = books.now, books.policy.operation_limit_s
     times = [record.retry_at for record in _failing(books)]
     times += [Instant(operation.ordered_at + limit) for operation in books.operations]
     times += [books.agenda.next_after(now), books.backlog.next_deadline()]
-    if books.policy.minimum_awake_s and (books.backlog.by_model or books.operations):
+    if books.policy.minimum_awake_s and (books.backlog.by_model or books.operations or is_over):
         minimum = books.policy.minimum_awake_s
         serving = [r for r in books.replicas.values() if r.phase in SERVING]
         times += [Instant(replica.awake_since + minimum) for replica in serving]

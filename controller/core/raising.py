@@ -16,6 +16,7 @@ from controller.core.lifecycle import Goal, Phase, Replica
 from controller.core.models import ModelRecord
 from controller.core.names import Cause, Depth, ModelName, RejectReason
 from controller.core.placement import best_fit, fit_cold, is_blocked, is_possible, why_never
+from controller.core.relieving import evict, relieve
 from controller.core.rooms import Fit, Rooms, Verdict, devices_of
 from controller.core.routing import order_to_raise
 from controller.core.victims import Asker
@@ -24,7 +25,7 @@ from controller.core.victims import Asker
 def raise_wanted(books: Books) -> None:
     """Wake or start for the first demand that can have it, or begin to make its room."""
     rooms = Rooms(books)
-    if _relieve(books, rooms):
+    if relieve(books, rooms):
         return
     demands = demands_of(books)
     models = dict.fromkeys(demand.model for demand in demands)
@@ -39,17 +40,6 @@ def raise_wanted(books: Books) -> None:
             return
         ahead[demand.model] = None
     _call_off_unneeded(books, rooms)
-
-
-def _relieve(books: Books, rooms: Rooms) -> bool:
-    """Evict the idle where more is held than the budget allows."""
-    before = books.version
-    for node in books.ledger.budgets:
-        if books.ledger.is_over_budget(node):
-            room = rooms.at(node)
-            asker = Asker(ModelName(""), can_drain=False, evict_to=books.policy.evict_to)
-            _evict(books, room.relieve(asker), "the budget")
-    return books.version != before
 
 
 def _pursue(
@@ -111,14 +101,9 @@ def _act(
         else:
             books.order_start(replica, fit.place, why(books, demand))
     elif fit.moves:
-        _evict(books, fit, demand.model)
+        evict(books, fit, demand.model)
     else:
         rooms.at(fit.place.node).claim(fit)
-
-
-def _evict(books: Books, fit: Fit, whom: str) -> None:
-    for move in fit.moves:
-        demote(books, books.replicas[move.replica], Goal(move.depth, Cause.EVICTED, whom))
 
 
 def _hold_back_others(

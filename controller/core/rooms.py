@@ -152,6 +152,10 @@ class NodeRoom:
                 return BLOCKED
         return least
 
+    def is_overrun(self) -> bool:
+        """More is held than the budget allows, and not even what is coming free makes up for it."""
+        return any(amount < 0 for amount in self.spare.values())
+
     def relieve(self, asker: Asker) -> Fit:
         """Demotions that bring the node back within its budget."""
         place = Place(self.node, devices_of(self))

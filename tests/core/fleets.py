@@ -7,6 +7,7 @@ from typing import Any
 
 from controller.core.commands import Command
 from controller.core.events import (
+    BudgetMeasured,
     EngineFellAsleep,
     EngineStarted,
     EngineStopped,
@@ -60,6 +61,14 @@ def policy(**more: Any) -> FleetPolicy:
 def node(at: float, name: str = "n", devices: int = 1, device: int = 24, host: int = 100) -> Event:
     pairs = tuple((DeviceId(str(index)), device) for index in range(devices))
     return NodeJoined(Instant(at), NodeId(name), pairs, host)
+
+
+def to_be_had(
+    at: float, name: str = "n", devices: int = 1, device: int = 24, host: int = 100
+) -> Event:
+    """Others than the fleet hold the rest."""
+    pairs = tuple((DeviceId(str(index)), device) for index in range(devices))
+    return BudgetMeasured(Instant(at), NodeId(name), pairs, host)
 
 
 def ladder(*seconds: float) -> Ladder:

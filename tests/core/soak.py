@@ -28,7 +28,14 @@ from controller.core.invariants import check
 from controller.core.names import Eviction, Instant, Limits, NodeId
 from controller.drivers.sim import Simulator
 from tests.core.fleets import node
-from tests.core.test_simulation import FAULTS, ask_around, assert_settled, crowd, order_about
+from tests.core.test_simulation import (
+    FAULTS,
+    ask_around,
+    assert_settled,
+    crowd,
+    order_about,
+    take_memory,
+)
 
 SECONDS = 1500.0
 REQUESTS = 300
@@ -73,6 +80,8 @@ def fleet_of(seed: int, checked: Callable[[Fleet], None]) -> Simulator:
         sim.schedule(node(lost_s + 50.0, "m", 2, 12, 8))
     if dice.random() < 0.3:
         sim.schedule(node(dice.uniform(10.0, SECONDS), "n", 2, 9, 10))
+    if dice.random() < 0.5:
+        take_memory(sim, seed, SECONDS)
     return sim
 
 

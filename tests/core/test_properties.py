@@ -64,7 +64,7 @@ from controller.core.names import (
     RequestId,
 )
 from controller.core.own_ladder import GIB
-from tests.core.fleets import ladder, node, policy, sizes, spec
+from tests.core.fleets import ladder, node, policy, sizes, spec, to_be_had
 
 Order = StartEngine | ExportKV | SleepEngine | WakeEngine | StopEngine
 MODELS = st.sampled_from([ModelName(name) for name in "abcd"])
@@ -217,6 +217,10 @@ class AnyOrder(RuleBasedStateMachine):
     @rule(name=NODES, size=st.sampled_from([9, 17, 30]), host=st.sampled_from([0, 20]))
     def a_node_joins(self, name: str, size: int, host: int) -> None:
         self.feed(node(self.now, name, 2, size, host))
+
+    @rule(name=NODES, size=st.sampled_from([0, 6, 12, 30]), host=st.sampled_from([0, 8, 100]))
+    def others_take_memory_or_give_it_back(self, name: str, size: int, host: int) -> None:
+        self.feed(to_be_had(self.now, name, 2, size, host))
 
     @rule(name=NODES)
     def a_node_is_lost(self, name: str) -> None:

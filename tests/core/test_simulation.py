@@ -33,7 +33,7 @@ from controller.core.names import (
 )
 from controller.drivers.sim import Simulator
 from controller.drivers.world import Faults
-from tests.core.fleets import ladder, node, policy, simulator, spec
+from tests.core.fleets import ladder, node, policy, simulator, spec, to_be_had
 
 NAMES = ("a", "b", "c", "d", "e")
 FAULTS = Faults(
@@ -95,6 +95,16 @@ def order_about(sim: Simulator, seed: int, seconds: float = 300.0) -> list[Opera
     return orders
 
 
+def take_memory(sim: Simulator, seed: int, seconds: float = 300.0) -> None:
+    """Others hold some of it, now more, now less, and give it all back in the end."""
+    dice = Random(f"others {seed}")
+    for name in ("n", "m"):
+        for at in sorted(dice.uniform(0, seconds) for _ in range(6)):
+            device, host = dice.choice([0, 6, 10, 14, 99]), dice.choice([0, 8, 99])
+            sim.schedule(to_be_had(at, name, 2, device, host))
+        sim.schedule(to_be_had(seconds, name, 2, 99, 99))
+
+
 def assert_settled(sim: Simulator) -> None:
     """Liveness: everybody was answered, at most once, in time; nothing is left to happen."""
     for name, client in sim.clients.items():
@@ -132,6 +142,8 @@ def test_with_faults_everybody_is_answered(seed: int) -> None:
         sim.schedule(node(150.0, "m", 2, 12, 8))
     if seed % 5 == 0:
         sim.schedule(node(200.0, "n", 2, 9, 10))
+    if seed % 3 == 0:
+        take_memory(sim, seed)
     sim.run()
     assert_settled(sim)
     assert {order: len(sim.finished.get(order, [])) for order in orders} == dict.fromkeys(orders, 1)

@@ -1,0 +1,160 @@
+"""Budgets that follow the world: others take memory of the node, and give it back."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from controller.core.commands import GrantLease, RejectRequest, SleepEngine, StopEngine
+from controller.core.events import LeaseReleased, RequestArrived, TimePassed
+from controller.core.lifecycle import Phase
+from controller.core.names import (
+    Cause,
+    Depth,
+    ModelName,
+    NodeId,
+    Priority,
+    RejectReason,
+    ReplicaId,
+    RequestId,
+)
+from tests.core.fleets import Story, node, spec, to_be_had
+
+
+def two_idle() -> Story:
+    """Two engines of ten awake on 24; nobody asks for anything."""
+    story = Story(spec("a"), spec("b"))
+    for model in ("a", "b"):
+        story.raises(f"r{model}", model)
+        story.at += 1
+        story.feed(LeaseReleased(story.time, RequestId(f"r{model}")))
+    return story
+
+
+def taken(story: Story, leaves: int, host: int = 100) -> list[object]:
+    story.at += 1
+    return list(story.feed(to_be_had(story.at, device=leaves, host=host)))
+
+
+def phase(story: Story, name: str) -> Phase:
+    return story.fleet.replicas[ReplicaId(name)].phase
+
+
+def test_memory_that_others_take_is_made_up_for_by_the_idle() -> None:
+    story = two_idle()
+    (sleep,) = taken(story, 14)
+    assert isinstance(sleep, SleepEngine)
+    assert (sleep.replica, sleep.cause) == ("a#0", Cause.EVICTED)
+    assert sleep.whom == "what others took of the memory"
+
+
+def test_no_more_goes_than_has_to() -> None:
+    story = two_idle()
+    assert taken(story, 20) == []
+
+
+def test_the_budget_grows_again_and_who_waited_is_woken() -> None:
+    story = two_idle()
+    taken(story, 14)
+    story.answers("a#0")
+    assert story.arrives("r1", "a"), "b goes to sleep for it"
+    story.answers("b#0")
+    story.answers("a#0")
+    assert story.arrives("r2", "b") == [], "a is busy"
+    story.at += 0.1
+    assert story.feed(to_be_had(story.at)), "there is room for both again"
+
+
+def test_what_could_fit_if_others_went_waits_and_is_never_tried() -> None:
+    story = Story(spec("a", 20))
+    taken(story, 12)
+    assert story.arrives("r1", "a") == []
+    assert story.fleet.waiting() == 1
+    assert taken(story, 24) != []
+
+
+def test_what_can_never_fit_is_told_so_all_the_same() -> None:
+    story = Story(spec("a", 30))
+    taken(story, 12)
+    (rejected,) = story.arrives("r1", "a")
+    assert isinstance(rejected, RejectRequest)
+    assert rejected.reason is RejectReason.NEVER_FITS
+
+
+def test_a_sleeper_goes_deeper_where_the_host_is_short() -> None:
+    story = two_idle()
+    taken(story, 14)
+    story.answers("a#0")
+    (deeper,) = taken(story, 14, host=5)
+    assert isinstance(deeper, SleepEngine)
+    assert (deeper.replica, deeper.depth) == ("a#0", Depth.LEVEL_2)
+
+
+def test_flexible_requests_are_shed_where_somebody_would_have_to_go() -> None:
+    story = two_idle()
+    taken(story, 14)
+    story.answers("a#0")
+    flexible = RequestArrived(
+        story.time, RequestId("f"), ModelName("a"), priority=Priority.FLEX, max_wait_s=60.0
+    )
+    (rejected,) = story.feed(flexible)
+    assert isinstance(rejected, RejectRequest)
+    assert rejected.reason is RejectReason.MEMORY_TAKEN
+    assert rejected.retry_after_s == story.fleet.policy.retry_when_short_s
+    awake = replace(flexible, request=RequestId("g"), model=ModelName("b"))
+    (granted,) = story.feed(awake)
+    assert isinstance(granted, GrantLease)
+
+
+def test_the_busy_are_drained_where_the_idle_do_not_suffice() -> None:
+    story = two_idle()
+    story.arrives("r1", "b")
+    (sleep,) = taken(story, 5)
+    assert isinstance(sleep, SleepEngine)
+    assert phase(story, "b#0") is Phase.DRAINING
+    story.at += 1
+    (goes,) = story.feed(LeaseReleased(story.time, RequestId("r1")))
+    assert isinstance(goes, SleepEngine)
+
+
+def test_a_drain_is_called_off_when_others_give_back_what_they_took() -> None:
+    story = two_idle()
+    story.arrives("r1", "b")
+    taken(story, 5)
+    taken(story, 24)
+    assert phase(story, "b#0") is Phase.AWAKE
+
+
+def test_who_would_have_to_wait_is_shed_when_nothing_helps_any_more() -> None:
+    story = Story(spec("a"), spec("p", pinned=True))
+    story.raises("r1", "p")
+    assert taken(story, 5) == []
+    (rejected,) = story.arrives("r2", "a")
+    assert isinstance(rejected, RejectRequest)
+    assert rejected.reason is RejectReason.MEMORY_TAKEN
+    assert rejected.retry_after_s is not None
+    (granted,) = story.arrives("r3", "p")
+    assert isinstance(granted, GrantLease)
+
+
+def test_where_all_is_too_little_all_that_can_go_goes() -> None:
+    story = two_idle()
+    orders = taken(story, 0)
+    assert [type(order) for order in orders] == [StopEngine, StopEngine]
+
+
+def test_one_that_woke_a_moment_ago_is_drained_when_its_least_time_is_over() -> None:
+    story = Story(spec("a"), minimum_awake_s=5.0)
+    story.raises("r1", "a")
+    taken(story, 5)
+    assert phase(story, "a#0") is Phase.AWAKE
+    story.at = story.fleet.next_deadline()
+    story.feed(TimePassed(story.time))
+    assert phase(story, "a#0") is Phase.DRAINING
+
+
+def test_what_was_taken_is_known_of_a_node_that_joins_later() -> None:
+    story = two_idle()
+    story.feed(to_be_had(1.0, "m", device=14))
+    story.feed(node(2.0, "m", device=24))
+    assert list(story.fleet.ledger.taken(NodeId("m")).values()) == [10, 0]
+    assert not story.fleet.ledger.is_cut(NodeId("n"))
