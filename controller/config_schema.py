@@ -27,11 +27,13 @@ from pydantic import (
 
 from controller.core.conversations import ConversationLimits
 from controller.core.names import CostGuess, FleetPolicy, Ladder, ModelName, ModelSpec
+from controller.core.steadying import FollowPolicy
 
 _POLICY = FleetPolicy()
 _COSTS = CostGuess()
 _LADDER = Ladder()
 _CONVERSATIONS = ConversationLimits()
+_FOLLOW = FollowPolicy()
 _MODEL = ModelSpec(ModelName(""), {})
 
 
@@ -118,6 +120,15 @@ class MemorySection(Section):
     host_fraction: Share = 0.5
     nodes: list[NodeSection] = []
     """Nodes that differ, and for `torpor plan` all nodes there will be."""
+    follow: Literal["auto", "always", "never"] = "auto"
+    """Whether budgets shrink by what other processes hold and grow again. ``auto``: those that are
+    a fraction do, those that are a number do not."""
+    headroom_fraction: Annotated[float, Field(ge=0, lt=1)] = _FOLLOW.headroom_fraction
+    """Of a memory that is followed, kept free."""
+    stall_percent: Annotated[float, Field(gt=0, le=100)] = _FOLLOW.stall_percent
+    """Where tasks wait for memory for so much of ten seconds, three times as much is kept free."""
+    calm_s: Duration = _FOLLOW.calm_s
+    """What others gave back counts when it has stayed free for so long."""
 
 
 class CostSection(Section):
@@ -173,6 +184,8 @@ class PolicySection(Section):
     busy_leases: Count = _POLICY.busy_leases
     """Requests on every awake replica at which another replica is brought up."""
     stable_after_s: Duration = _POLICY.stable_after_s
+    retry_when_short_s: Seconds = _POLICY.retry_when_short_s
+    """Told to those who are shed because other processes hold the memory."""
     operation_limit_s: Seconds = _POLICY.operation_limit_s
     prefetch_start: bool = _POLICY.prefetch_start
     """Start every model once at boot, as far as memory goes."""

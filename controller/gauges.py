@@ -46,6 +46,8 @@ class FleetGauges:
             for device, booked, budget in node.devices:
                 memory.add_metric([node.node, device, "booked"], booked)
                 memory.add_metric([node.node, device, "budget"], budget)
+            for resource, taken in node.taken:
+                memory.add_metric([node.node, resource, "taken"], taken)
             memory.add_metric([node.node, "host", "booked"], node.host_booked_bytes)
             memory.add_metric([node.node, "host", "budget"], node.host_bytes)
         for model in self._view.models:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from controller.config_schema import MemorySection
+from controller.core.steadying import FollowPolicy
 from controller.footprints import GIB
 from controller.ports import NodeFound
 
@@ -26,6 +27,7 @@ class MemoryBudget:
     host_bytes: int | None
     host_fraction: float
     nodes: tuple[NodeBudget, ...]
+    follow: FollowPolicy
     kv_host_bytes: int = 0
     """Of each node, for the KV tier: taken off the host's budget, and where host and device are
     one memory off the device's."""
@@ -43,8 +45,18 @@ class MemoryBudget:
             for node in section.nodes
         )
         return cls(
-            device, section.device_fraction, host, section.host_fraction, nodes, kv_host_bytes
+            device,
+            section.device_fraction,
+            host,
+            section.host_fraction,
+            nodes,
+            _follow(section, nodes, kv_host_bytes),
+            kv_host_bytes,
         )
+
+    @property
+    def is_followed(self) -> bool:
+        return self.follow.follows_devices or self.follow.follows_host
 
     def limit(self, found: NodeFound) -> NodeFound:
         """The node with what the fleet may use of it, instead of all it has."""
@@ -70,6 +82,28 @@ class MemoryBudget:
         budgets = [node.device_bytes for node in self.nodes] or [self.device_bytes]
         known = [size for size in budgets if size is not None]
         return max(known) if len(known) == len(budgets) else None
+
+
+def _follow(
+    section: MemorySection, nodes: tuple[NodeBudget, ...], kv_host_bytes: int
+) -> FollowPolicy:
+    """``auto``: a number stands as it was written, a fraction is of what there is to be had."""
+    is_named = {
+        "device": section.device_budget_gib or any(node.device_bytes for node in nodes),
+        "host": section.host_budget_gib or any(node.host_bytes for node in nodes),
+    }
+    follows = {
+        what: section.follow == "always" or (section.follow == "auto" and not named)
+        for what, named in is_named.items()
+    }
+    return FollowPolicy(
+        follows["device"],
+        follows["host"],
+        section.headroom_fraction,
+        section.stall_percent,
+        section.calm_s,
+        kv_host_bytes,
+    )
 
 
 def _share(budget: int | None, fraction: float, found: int) -> int:

@@ -18,6 +18,7 @@ from workers.engine import Endpoint, EngineSpec, KVExport, Report, Rest, Started
 from workers.pool_values import EngineDied as EngineDied
 from workers.pool_values import EngineSeen as EngineSeen
 from workers.pool_values import NodeFound as NodeFound
+from workers.pool_values import NodeMemory as NodeMemory
 
 
 class Pool(Protocol):
@@ -34,6 +35,10 @@ class Pool(Protocol):
     def watch_nodes(self) -> AsyncIterator[list[NodeFound]]:
         """The nodes that are there: at once, and whenever one has joined or left. Whatever ran
         on a node that left is gone. Ends where nodes cannot change."""
+        ...
+
+    def watch_memory(self) -> AsyncIterator[list[NodeMemory]]:
+        """What the nodes' memory is used for, again and again. Ends where nobody measures it."""
         ...
 
     async def discover(self) -> list[EngineSeen]: ...
@@ -188,6 +193,8 @@ class NodeView:
     """(device, bytes booked, bytes of budget)"""
     host_booked_bytes: int
     host_bytes: int
+    taken: tuple[tuple[str, int], ...] = ()
+    """(device or ``host``, bytes that others hold of what was named); only where it is any."""
 
 
 @dataclass(frozen=True, slots=True)

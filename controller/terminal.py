@@ -121,6 +121,8 @@ def _node_line(node: NodeView) -> Text:
     line = Text(f"{node.node}: {used}")
     if any(device != "cpu" for device, _, _ in node.devices):
         line.append(f", host {size(node.host_booked_bytes)} of {size(node.host_bytes)}")
+    for resource, taken in node.taken:
+        line.append(f" (others hold {size(taken)} of {resource})", "yellow")
     return line
 
 

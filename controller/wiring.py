@@ -21,6 +21,7 @@ from controller.drivers.control import LiveControl
 from controller.drivers.conversation_entries import Entries
 from controller.drivers.conversation_keeping import Keeping
 from controller.drivers.conversations import LiveConversations
+from controller.drivers.following import Following
 from controller.drivers.history import LiveHistories
 from controller.drivers.kv_orders import LiveKVOrders
 from controller.drivers.lease_desk import LeaseDesk
@@ -52,6 +53,8 @@ from workers.pool_values import OrderLimits
 from workers.ray_pool import RayPool
 
 log = logging.getLogger("torpor.conversations")
+_MEMORY_S = 2.0
+"""So often is looked at what others hold."""
 
 
 def build(settings: Settings, ray_address: str, sockets: DeciderSockets | None = None) -> Served:
@@ -66,6 +69,7 @@ def build(settings: Settings, ray_address: str, sockets: DeciderSockets | None =
             stop_s=settings.timeouts.stop_s,
         ),
         memory=MemoryPolicy(share=1.0),
+        memory_s=_MEMORY_S if settings.memory.is_followed else None,
         kv=settings.kv.tier(password_of_store()) if settings.kv else None,
     )
     return assemble(settings, pool, sockets)
@@ -74,7 +78,9 @@ def build(settings: Settings, ray_address: str, sockets: DeciderSockets | None =
 def assemble(settings: Settings, pool: Pool, sockets: DeciderSockets | None = None) -> Served:
     """A controller of the engines of any pool; with ``sockets`` it serves carriers there."""
     fleet = Fleet(settings.policy)
-    driver = LiveDriver(fleet, pool, settings.models, settings.memory.limit)
+    limit = settings.memory.limit
+    following = Following(settings.memory.follow, limit) if settings.memory.is_followed else None
+    driver = LiveDriver(fleet, pool, settings.models, limit, following)
     metrics = Metrics()
     journal = Journal(
         settings.state_dir / "journal.jsonl",

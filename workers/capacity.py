@@ -4,15 +4,9 @@ from __future__ import annotations
 
 import importlib
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import psutil
-
-_CGROUP_LIMITS = (
-    Path("/sys/fs/cgroup/memory.max"),
-    Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
-)
+from workers.host_memory import host_memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,19 +40,24 @@ def devices_and_host(policy: MemoryPolicy) -> tuple[tuple[tuple[str, int], ...],
 
 def memory_limit() -> int:
     """Bytes of host memory that this node's processes can have in all."""
-    limit = psutil.virtual_memory().total
-    for path in _CGROUP_LIMITS:
-        try:
-            text = path.read_text().strip()
-        except (FileNotFoundError, PermissionError):
-            continue
-        if text.isdigit():
-            limit = min(limit, int(text))
-    return limit
+    return host_memory().total_bytes
 
 
 def gpu_bytes() -> list[int]:
     """Bytes of each NVIDIA GPU, in PCI order; none where there is no NVML."""
+    return [gpu.total_bytes for gpu in gpus()]
+
+
+@dataclass(frozen=True, slots=True)
+class GpuMemory:
+    total_bytes: int
+    free_bytes: int
+    held_by: dict[int, int] | None
+    """Bytes by pid; None: NVML does not tell of every process there."""
+
+
+def gpus() -> list[GpuMemory]:
+    """In PCI order; none where there is no NVML."""
     nvml = _nvml()
     if nvml is None:
         return []
@@ -68,9 +67,16 @@ def gpu_bytes() -> list[int]:
         return []
     try:
         handles = [nvml.nvmlDeviceGetHandleByIndex(i) for i in range(nvml.nvmlDeviceGetCount())]
-        return [int(nvml.nvmlDeviceGetMemoryInfo(handle).total) for handle in handles]
+        return [_gpu(nvml, handle) for handle in handles]
     finally:
         nvml.nvmlShutdown()
+
+
+def _gpu(nvml: Any, handle: Any) -> GpuMemory:
+    memory = nvml.nvmlDeviceGetMemoryInfo(handle)
+    held = {p.pid: p.usedGpuMemory for p in nvml.nvmlDeviceGetComputeRunningProcesses(handle)}
+    is_told = all(size is not None for size in held.values())
+    return GpuMemory(int(memory.total), int(memory.free), held if is_told else None)
 
 
 def _nvml() -> Any:

@@ -43,6 +43,11 @@ class KVTier:
     def ports(self) -> tuple[int, int]:
         return self._server.ports
 
+    @property
+    def pid(self) -> int | None:
+        """Of the server, while it runs."""
+        return self._server.pid
+
     async def started(self) -> None:
         """Returns when it has come up for the first time."""
         await asyncio.shield(self._starting)

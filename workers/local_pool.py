@@ -14,7 +14,7 @@ from workers.engine import EngineError, EngineGone, EngineSpec, KVExport, Report
 from workers.fake_engine import FakeEngine
 from workers.fake_server import Counts
 from workers.fake_tier import FakeTier
-from workers.pool_values import EngineDied, EngineSeen, NodeFound, OrderLimits
+from workers.pool_values import EngineDied, EngineSeen, NodeFound, NodeMemory, OrderLimits
 from workers.register import Register
 
 ONE_NODE = (NodeFound("local", (("cpu", 4_000_000_000),), 4_000_000_000),)
@@ -39,6 +39,8 @@ class LocalPool:
         self._register = Register()
         self.tier = FakeTier()
         """Of the one node."""
+        self.measured: asyncio.Queue[list[NodeMemory]] = asyncio.Queue()
+        """What is put in is what its nodes' memory is said to be."""
         self._running: dict[str, _Running] = {}
         self._burials: set[asyncio.Task[None]] = set()
 
@@ -59,6 +61,10 @@ class LocalPool:
 
     async def watch_nodes(self) -> AsyncIterator[list[NodeFound]]:
         yield self._nodes
+
+    async def watch_memory(self) -> AsyncIterator[list[NodeMemory]]:
+        while True:
+            yield await self.measured.get()
 
     async def discover(self) -> list[EngineSeen]:
         """Engines that had not finished starting, or whose order went wrong, are stopped."""

@@ -19,12 +19,14 @@ from pathlib import Path
 
 from kv_store.lmcache_client import Placed, Prefix, TierUnavailable
 from kv_store.placing import KVOrder, place
+from kv_store.server_command import segment_path
 from kv_store.settings import KVAttachment, TierSettings
 from workers import leavings, processes
 from workers.capacity import MemoryPolicy, devices_and_host
 from workers.engine import EngineError
 from workers.kv_tier import KVTier
-from workers.pool_values import EngineDied, NodeFound
+from workers.node_memory import node_memory, own_of
+from workers.pool_values import EngineDied, NodeFound, NodeMemory
 
 _KEPT_DEATHS = 1000
 
@@ -59,6 +61,17 @@ class NodeAgent:
     async def measure(self, node: str, policy: MemoryPolicy) -> NodeFound:
         devices, host_bytes = devices_and_host(policy)
         return NodeFound(node, devices, host_bytes)
+
+    async def memory(self, node: str) -> NodeMemory:
+        """At this moment."""
+        segments = {path for ward in self._wards.values() for path in ward.segments}
+        pids: list[int] = []
+        if self._kv is not None:
+            segments.add(segment_path(self._kv.settings))
+            pids += [self._kv.pid] if self._kv.pid is not None else []
+        return await asyncio.to_thread(
+            lambda: node_memory(node, own_of(self._fleet, pids, segments))
+        )
 
     async def keep_kv(
         self, settings: TierSettings, log: str, ports: tuple[int, int] | None

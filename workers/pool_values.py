@@ -18,6 +18,28 @@ class NodeFound:
 
 
 @dataclass(frozen=True, slots=True)
+class ResourceMemory:
+    """A device of a node, or its host, at this moment."""
+
+    name: str
+    total_bytes: int
+    free_bytes: int
+    """Nobody holds it; page cache counts as free."""
+    own_bytes: int | None
+    """What engines of this fleet and its KV tier hold; None: that cannot be seen."""
+
+
+@dataclass(frozen=True, slots=True)
+class NodeMemory:
+    node: str
+    devices: tuple[ResourceMemory, ...]
+    host: ResourceMemory
+    """Without a GPU, the same memory as the device's."""
+    stalled_percent: float
+    """So much of the last ten seconds did some task wait for memory."""
+
+
+@dataclass(frozen=True, slots=True)
 class EngineSeen:
     """An engine that was running before this controller was."""
 

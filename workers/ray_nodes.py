@@ -26,7 +26,7 @@ from kv_store.settings import KVAttachment, TierSettings
 from workers.capacity import MemoryPolicy
 from workers.engine import EngineError, EngineGone
 from workers.node_agent import NodeAgent
-from workers.pool_values import EngineDied, NodeFound
+from workers.pool_values import EngineDied, NodeFound, NodeMemory
 from workers.ray_orders import answer, python_path, slug
 
 log = logging.getLogger(__name__)
@@ -117,6 +117,21 @@ class RayNodes:
             return []
         node.told += len(died)
         return died
+
+    async def memory(self, limit_s: float) -> list[NodeMemory]:
+        """Of the nodes whose agents answer in time."""
+        nodes = list(self._nodes.values())
+        told = await asyncio.gather(*(self._memory_of(node, limit_s) for node in nodes))
+        return [memory for memory in told if memory is not None]
+
+    async def _memory_of(self, node: Node, limit_s: float) -> NodeMemory | None:
+        asked = answer(node.agent.memory.remote(node.name))
+        try:
+            memory: NodeMemory = await asyncio.wait_for(asked, limit_s)
+        except (EngineError, RayError, TimeoutError) as error:
+            log.warning("memory of node %s is not known: %r", node.name, error)
+            return None
+        return memory
 
     async def kv(self, name: str, order: KVOrder, prefix: Prefix, limit_s: float) -> Placed:
         """Raises EngineError: no such node, its tier is away, or it took too long."""

@@ -32,7 +32,7 @@ from workers.engine import (
     Rest,
     Started,
 )
-from workers.pool_values import EngineDied, EngineSeen, NodeFound, OrderLimits
+from workers.pool_values import EngineDied, EngineSeen, NodeFound, NodeMemory, OrderLimits
 from workers.ray_join import join
 from workers.ray_nodes import Node, RayNodes
 from workers.ray_orders import actor_name, actor_options, answer, engine_class, parse_name, slug
@@ -41,10 +41,14 @@ from workers.register import Register
 log = logging.getLogger(__name__)
 
 
+_MEMORY_LIMIT_S = 10.0
+
+
 class RayPool:
     """``state_dir`` holds canaries, and logs unless ``log_dir`` does, on each node;
     ``environment`` is what Ray needs to join (``RayHead.environment``) and is put into this
-    process's environment by ``open``; every ``look_s`` seconds Ray is asked for its nodes. ``kv``:
+    process's environment by ``open``; every ``look_s`` seconds Ray is asked for its nodes, and
+    every ``memory_s`` (None: never) the nodes for what their memory is used for. ``kv``:
     the KV server of each node (its ``name`` is the pool's to give)."""
 
     def __init__(
@@ -59,11 +63,13 @@ class RayPool:
         memory: MemoryPolicy | None = None,
         kv: TierSettings | None = None,
         look_s: float = 2.0,
+        memory_s: float | None = None,
     ) -> None:
         self._address = address
         self._state_dir = state_dir
         self._log_dir = log_dir or state_dir / "logs"
         self._look_s = look_s
+        self._memory_s = memory_s
         self._environment = environment or {}
         self._namespace = namespace
         self._limits = limits or OrderLimits()
@@ -114,6 +120,12 @@ class RayPool:
             if (found := self._nodes.found()) != told:
                 told = found
                 yield told
+
+    async def watch_memory(self) -> AsyncIterator[list[NodeMemory]]:
+        """Agents are asked every ``memory_s``."""
+        while self._memory_s is not None:
+            yield await self._nodes.memory(_MEMORY_LIMIT_S)
+            await asyncio.sleep(self._memory_s)
 
     async def discover(self) -> list[EngineSeen]:
         """What cannot be adopted is buried: starting, out of reach, or an order went wrong."""

@@ -17,7 +17,7 @@ from workers.engine import (
     Rest,
     Started,
 )
-from workers.pool_values import EngineDied, EngineSeen, NodeFound
+from workers.pool_values import EngineDied, EngineSeen, NodeFound, NodeMemory
 
 _HELD_BYTES = 1 << 20
 
@@ -38,6 +38,10 @@ class StandingPool:
 
     async def watch_nodes(self) -> AsyncIterator[list[NodeFound]]:
         yield await self.nodes()
+
+    async def watch_memory(self) -> AsyncIterator[list[NodeMemory]]:
+        await asyncio.get_running_loop().create_future()
+        yield []
 
     async def discover(self) -> list[EngineSeen]:
         return [

@@ -256,6 +256,7 @@ class LiveControl:
             ),
             host_booked_bytes=booked.get(HOST, 0),
             host_bytes=budget[HOST],
+            taken=tuple((str(r), size) for r, size in ledger.taken(node).items() if size),
         )
 
 

@@ -58,8 +58,9 @@ from controller.core.names import (
     RequestId,
     model_of,
 )
+from controller.drivers.following import Following
 from controller.drivers.watching import watch
-from controller.ports import EngineDied, EngineSeen, NodeFound, Pool, Refused
+from controller.ports import EngineDied, EngineSeen, NodeFound, NodeMemory, Pool, Refused
 from workers.engine import (
     CanaryMismatch,
     Endpoint,
@@ -106,8 +107,10 @@ class LiveDriver:
         pool: Pool,
         models: Sequence[tuple[ModelSpec, EngineSpec]],
         limit: Callable[[NodeFound], NodeFound] = lambda node: node,
+        following: Following | None = None,
     ) -> None:
-        """``limit``: of what a node has, what the fleet may use."""
+        """``limit``: of what a node has, what the fleet may use; ``following``: of what others
+        leave of it, None: that is not looked at."""
         self.fleet = fleet
         self.pool = pool
         self.engines: dict[ModelName, EngineSpec] = {spec.name: e for spec, e in models}
@@ -120,6 +123,7 @@ class LiveDriver:
         self.configured = {spec.name: (spec, engine) for spec, engine in models}
         """As it was at the beginning."""
         self._limit = limit
+        self._following = following
         self._nodes: dict[str, NodeFound] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._deadline = NEVER
@@ -142,6 +146,8 @@ class LiveDriver:
         self._spawn(watch("deaths", self.pool.deaths, self._died))
         self._meet(nodes)
         self._spawn(watch("nodes", self.pool.watch_nodes, self._meet))
+        if self._following is not None:
+            self._spawn(watch("memory", self.pool.watch_memory, self._measured))
 
     async def close(self) -> None:
         """Stop driving; engines go on running. Who waits is refused."""
@@ -358,6 +364,16 @@ class LiveDriver:
                 self._nodes[name] = node
                 devices = tuple((DeviceId(device), size) for device, size in node.devices)
                 self.feed(NodeJoined(self.now(), NodeId(name), devices, node.host_bytes))
+
+    def _measured(self, nodes: Sequence[NodeMemory]) -> None:
+        """Only what changes a budget by so much that it matters is told."""
+        assert self._following is not None
+        for memory in nodes:
+            booked = self.fleet.ledger.booked(NodeId(memory.node))
+            event = self._following.look(self.now(), memory, booked)
+            if event is not None:
+                log.info("to be had on node %s: %s", memory.node, event)
+                self.feed(event)
 
     def _spawn(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work)

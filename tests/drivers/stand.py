@@ -14,6 +14,7 @@ from controller.core.invariants import check
 from controller.core.lifecycle import InvariantBroken
 from controller.core.names import Depth, ModelName, ModelSpec, ReplicaId
 from controller.drivers.control import LiveControl
+from controller.drivers.following import Following
 from controller.drivers.leases import LiveLeases
 from controller.drivers.live import LiveDriver
 from controller.drivers.world import World
@@ -73,6 +74,7 @@ async def a_fleet(
     running: Sequence[EngineSeen] = (),
     kind: type[Fleet] = Fleet,
     limit: Callable[[NodeFound], NodeFound] = lambda node: node,
+    following: Following | None = None,
     **more: Any,
 ) -> AsyncIterator[Stand]:
     """``a`` and ``b`` of 10 on a device of 24, unless told otherwise."""
@@ -80,7 +82,7 @@ async def a_fleet(
     world = World({ModelName(name): sizes(10) for name in "abcx"}, GUESS)
     pool = WorldPool(world, [node], running)
     driver = LiveDriver(
-        kind(policy(**more)), pool, [(one, engine(one.name)) for one in models], limit
+        kind(policy(**more)), pool, [(one, engine(one.name)) for one in models], limit, following
     )
     seen = Recorder()
     driver.observers.append(seen)

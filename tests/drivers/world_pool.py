@@ -47,7 +47,7 @@ from workers.engine import (
     Rest,
     Started,
 )
-from workers.pool_values import EngineDied, EngineSeen, NodeFound
+from workers.pool_values import EngineDied, EngineSeen, NodeFound, NodeMemory
 
 NOBODY = Endpoint("127.0.0.1", 1, "key")
 UNNUMBERED = OpId(-1)
@@ -66,6 +66,8 @@ class WorldPool:
         """By order (start, sleep, wake, stop): what it raises, one after another; None: nothing."""
         self.cut: list[BaseException] = []
         """What telling of deaths and of nodes ends with, one after another, at the next news."""
+        self.measured: asyncio.Queue[list[NodeMemory]] = asyncio.Queue()
+        """What is put in is what the memory of its nodes is said to be."""
         self._nodes = list(nodes)
         self._moved: asyncio.Queue[None] = asyncio.Queue()
         self._broken: list[RequestId] = []
@@ -103,6 +105,10 @@ class WorldPool:
     def _cut_off(self) -> None:
         if self.cut:
             raise self.cut.pop(0)
+
+    async def watch_memory(self) -> AsyncIterator[list[NodeMemory]]:
+        while True:
+            yield await self.measured.get()
 
     async def discover(self) -> list[EngineSeen]:
         return self._running

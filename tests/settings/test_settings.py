@@ -272,6 +272,33 @@ def test_budgets_limit_what_a_node_has(tmp_path: Path) -> None:
     assert budget.limit(big) == NodeFound("big", (("0", 40 * GIB),), 64 * GIB)
 
 
+@pytest.mark.parametrize(
+    ("memory", "devices", "host"),
+    [
+        ({}, True, True),
+        ({"device_fraction": 0.5}, True, True),
+        ({"device_budget_gib": 10}, False, True),
+        ({"nodes": [{"name": "big", "host_budget_gib": 100}]}, True, False),
+        ({"device_budget_gib": 10, "host_budget_gib": 9, "follow": "always"}, True, True),
+        ({"follow": "never"}, False, False),
+    ],
+)
+def test_a_number_stands_as_written_and_a_fraction_is_of_what_others_leave(
+    tmp_path: Path, memory: dict[str, Any], devices: bool, host: bool
+) -> None:
+    budget = loaded(tmp_path, {"memory": memory, "models": [fake()]}).memory
+    assert (budget.follow.follows_devices, budget.follow.follows_host) == (devices, host)
+    assert budget.is_followed == (devices or host)
+
+
+def test_what_the_kv_tier_takes_is_reserved_where_budgets_follow(tmp_path: Path) -> None:
+    memory = {"headroom_fraction": 0.1, "calm_s": 5.0}
+    raw = {"memory": memory, "kv": {"host_gib": 2.0}, "models": [fake()]}
+    follow = loaded(tmp_path, raw).memory.follow
+    assert (follow.headroom_fraction, follow.calm_s) == (0.1, 5.0)
+    assert follow.reserved_bytes == 2 * GIB
+
+
 def test_the_committed_schema_is_the_generated_one() -> None:
     committed = (ROOT / "docs" / "fleet.schema.json").read_text()
     assert committed == schema_text(), (

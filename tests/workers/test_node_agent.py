@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import subprocess
+import sys
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator
@@ -51,6 +52,7 @@ def segment() -> Iterator[Path]:
 
 
 Spawn = Callable[..., "subprocess.Popen[bytes]"]
+WAIT = "import time; time.sleep(600)"
 HOLDING = "exec 3<{}; echo held; exec sleep infinity"
 
 
@@ -60,6 +62,25 @@ async def test_a_node_without_a_gpu_is_one_device_of_one_memory() -> None:
     if device == "cpu":
         assert size == memory_limit() // 2
         assert found.host_bytes == 0
+
+
+async def test_what_the_fleets_processes_hold_is_told_from_what_others_do(
+    spawn: Spawn, segment: Path
+) -> None:
+    agent = NodeAgent(FLEET)
+    before = (await agent.memory("n")).host
+
+    child = spawn(f"exec {sys.executable} -c 'x = b\"x\" * 10 ** 8; print(1, flush=True); {WAIT}'")
+    await asyncio.to_thread(child.stdout.readline)  # type: ignore[union-attr]
+    await asyncio.to_thread(segment.write_bytes, bytes(10**7))
+    holder = spawn(HOLDING.format(segment))
+    await asyncio.to_thread(holder.stdout.readline)  # type: ignore[union-attr]
+    await agent.watch("m#0", 1, MARK, [holder.pid])
+    host = (await agent.memory("n")).host
+    assert before.own_bytes == 0
+    assert host.own_bytes is not None
+    assert 1.1e8 <= host.own_bytes < 1.8e8
+    assert host.free_bytes < host.total_bytes
 
 
 async def test_budgets_that_are_given_are_taken() -> None:

@@ -87,6 +87,14 @@ async def test_a_stop_calls_a_start_off(on_ray: Stand) -> None:
     assert alive(*pids) == []
 
 
+async def test_the_nodes_tell_what_their_memory_is_used_for(on_ray: Stand) -> None:
+    await on_ray.start()
+    [memory] = await on_ray.pool._nodes.memory(10.0)
+    assert memory.node == on_ray.node
+    held = [part.own_bytes for part in memory.devices if part.own_bytes is not None]
+    assert all(0 < own < part.total_bytes for own, part in zip(held, memory.devices, strict=True))
+
+
 async def test_a_killed_agent_is_replaced_and_watches_on(on_ray: Stand) -> None:
     await on_ray.start()
     [node] = on_ray.pool._nodes._nodes.values()
