@@ -26,10 +26,11 @@ from pydantic import (
 )
 
 from controller.core.conversations import ConversationLimits
-from controller.core.names import CostGuess, FleetPolicy, Ladder, ModelName, ModelSpec
+from controller.core.names import CostGuess, FleetPolicy, Ladder, ModelName, ModelSpec, OrderTimes
 from controller.core.steadying import FollowPolicy
 
 _POLICY = FleetPolicy()
+_TIMES = OrderTimes()
 _COSTS = CostGuess()
 _LADDER = Ladder()
 _CONVERSATIONS = ConversationLimits()
@@ -195,12 +196,19 @@ class PolicySection(Section):
 
 
 class TimeoutSection(Section):
-    """An order that takes longer has failed."""
+    """An order that takes longer has failed: ``factor`` times what it took before at the slowest,
+    between the least and the most."""
 
-    start_s: Seconds = 900.0
-    sleep_s: Seconds = 180.0
-    wake_s: Seconds = 180.0
+    factor: Annotated[float, Field(ge=2, allow_inf_nan=False)] = _TIMES.factor
+    least_s: Seconds = _TIMES.least_s
+    least_start_s: Seconds = _TIMES.least_start_s
+    start_s: Seconds = _TIMES.start_s
+    """At the most, and before anything was measured; the following likewise."""
+    export_s: Seconds = _TIMES.export_s
+    sleep_s: Seconds = _TIMES.sleep_s
+    wake_s: Seconds = _TIMES.wake_s
     stop_s: Seconds = 60.0
+    """An engine that has not stopped by itself by then is killed."""
 
 
 class JournalSection(Section):

@@ -181,7 +181,7 @@ class Metrics:
         )
         self._outcomes = count(
             "torpor_orders",
-            "Orders to engines by outcome: ok, failed, canary_mismatch, lost.",
+            "Orders to engines by outcome: ok, failed, canary_mismatch, no_answer, lost.",
             ["model", "order", "level", "outcome"],
         )
         self._freed = count(
@@ -230,6 +230,7 @@ class Metrics:
         level: str,
         at: Instant,
     ) -> None:
+        self._ended(command.replica, None, at, "no_answer")
         self._orders_open[command.replica] = _Order(command.op, kind, level, at)
 
     def _ended(self, replica: ReplicaId, op: OpId | None, at: Instant, outcome: str) -> None:

@@ -26,10 +26,19 @@ from controller.config_schema import (
     PolicySection,
     PriceSection,
     TenantLimitSection,
+    TimeoutSection,
     known_keys,
 )
 from controller.core.conversations import ConversationLimits, Lifetimes
-from controller.core.names import CostGuess, Depth, Eviction, FleetPolicy, Limits, Prices
+from controller.core.names import (
+    CostGuess,
+    Depth,
+    Eviction,
+    FleetPolicy,
+    Limits,
+    OrderTimes,
+    Prices,
+)
 from controller.history_settings import HistorySettings
 from controller.hub import HubAccess
 from controller.kv_settings import KVSettings, password_of
@@ -49,6 +58,7 @@ __all__ = [
     "read_model",
 ]
 
+_BURIAL_S = 90.0
 _RUN, _RECORDS = "TORPOR_RUN", "TORPOR_RECORDS_SOCKET"
 _WITHOUT_A_FILE: dict[str, Any] = {
     "idle": {"kv_released_s": 60, "level_1_s": 300, "level_2_s": 1800, "stopped_s": "never"}
@@ -228,10 +238,12 @@ def _build(
     return Settings(
         device=device,
         models=configure_models(file.models, surroundings),
-        policy=_policy(file.policy, file.limits, device),
+        policy=_policy(file.policy, file.limits, file.timeouts, device),
         memory=memory,
         server=serve_as(file.server, base, environ),
-        timeouts=OrderTimeouts(**file.timeouts.model_dump()),
+        timeouts=OrderTimeouts(
+            **file.timeouts.model_dump(include={"start_s", "sleep_s", "wake_s", "stop_s"})
+        ),
         journal=JournalLimits(int(file.journal.max_mib * MIB), file.journal.files),
         ray=RaySettings(file.ray.address, file.ray.object_store_mib),
         kv=kv,
@@ -264,17 +276,25 @@ def _state_dir(written: str | None, base: Path, environ: Mapping[str, str]) -> P
     return Path(home).expanduser() / "torpor"
 
 
-def _policy(section: PolicySection, limits: TenantLimitSection, device: str) -> FleetPolicy:
+def _policy(
+    section: PolicySection, limits: TenantLimitSection, timeouts: TimeoutSection, device: str
+) -> FleetPolicy:
     fields = section.model_dump(exclude={"costs", "prices", "evict_to", "eviction"})
     return FleetPolicy(
         **fields,
         costs=CostGuess(**section.costs.model_dump()),
+        times=_times(timeouts),
         prices=_prices(section.prices, device),
         evict_to=Depth[section.evict_to.upper()],
         eviction=Eviction(section.eviction),
         tenant_limits=Limits(**limits.tenant.model_dump()),
         tenants={name: Limits(**own.model_dump()) for name, own in limits.tenants.items()},
     )
+
+
+def _times(section: TimeoutSection) -> OrderTimes:
+    """A stop is killing and burying too."""
+    return OrderTimes(**{**section.model_dump(), "stop_s": section.stop_s + _BURIAL_S})
 
 
 def _prices(section: PriceSection, device: str) -> Prices:

@@ -152,6 +152,8 @@ class Books:
 
     def due(self, replica: Replica) -> Instant:
         """When the plan must look at a replica again for its own sake."""
+        if replica.order is not None:
+            return replica.order.until
         match replica.phase:
             case Phase.FAILED:
                 return replica.bury_at
@@ -289,7 +291,9 @@ class Books:
             )
 
     def _open(self, replica: Replica, action: Action, depth: Depth) -> Order:
-        replica.order = Order(self.new_op(), action, depth, self.now)
+        patience_s = self.costs.patience_s(self.policy.times, replica.model, action, depth)
+        until = Instant(self.now + patience_s)
+        replica.order = Order(self.new_op(), action, depth, self.now, until)
         return replica.order
 
     def _reserve(self, replica: Replica, place: Place, depth: Depth) -> None:

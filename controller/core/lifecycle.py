@@ -33,6 +33,7 @@ from enum import Enum
 
 from controller.core.names import (
     LONG_AGO,
+    NEVER,
     NOTHING,
     Cause,
     Depth,
@@ -130,6 +131,8 @@ class Order:
     depth: Depth
     """SLEEP: where to. WAKE: where from. EXPORT: AWAKE. START and STOP: STOPPED."""
     at: Instant
+    until: Instant = NEVER
+    """Without an answer by then it has failed."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -192,6 +192,25 @@ class CostGuess:
 
 
 @dataclass(frozen=True, slots=True)
+class OrderTimes:
+    """How long an order may go without an answer, before its engine is taken to hang."""
+
+    factor: float = 10.0
+    """So many times what it was measured to take …"""
+    least_s: float = 30.0
+    """… and no less than this …"""
+    least_start_s: float = 120.0
+    """… or, of a start, than this: weights may come from the disk, or from memory …"""
+    start_s: float = 900.0
+    """… and at the most, or where nothing was measured, these."""
+    export_s: float = 60.0
+    sleep_s: float = 180.0
+    wake_s: float = 180.0
+    stop_s: float = 150.0
+    """Always: what takes long is the engines that do not stop by themselves."""
+
+
+@dataclass(frozen=True, slots=True)
 class Prices:
     """In any one currency; what a ladder that sets itself goes by."""
 
@@ -235,6 +254,7 @@ class FleetPolicy:
     operation_limit_s: float = 900.0
     """An administrator's order that is not done by then ends with an error."""
     costs: CostGuess = field(default_factory=CostGuess)
+    times: OrderTimes = OrderTimes()
     prices: Prices = Prices()
     prefetch_at_once: int = 1
     """So many starts at a time that nobody asked for."""

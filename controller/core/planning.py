@@ -10,10 +10,19 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from controller.core import idle
+from controller.core.admission import turn_away_hopeless
 from controller.core.books import Books
 from controller.core.crowding import thin_out
 from controller.core.demoting import demote, fitting_depth, go_down, refuse_depth
-from controller.core.lifecycle import SERVING, Goal, InvariantBroken, Phase, Replica
+from controller.core.lifecycle import (
+    IN_FLIGHT,
+    SERVING,
+    Action,
+    Goal,
+    InvariantBroken,
+    Phase,
+    Replica,
+)
 from controller.core.models import ModelRecord
 from controller.core.names import NEVER, Cause, Depth, Instant, RejectReason
 from controller.core.operations import rests_at
@@ -87,9 +96,12 @@ def _due(books: Books) -> list[Replica]:
 
 
 def carry_on(books: Books) -> None:
-    """Bury the failed; take drains that have ended, and retirements, to their next step."""
+    """Bury the failed, and those who owe an answer for too long; take drains that have ended, and
+    retirements, to their next step."""
     for replica in _due(books):
         match replica.phase:
+            case phase if phase in IN_FLIGHT:
+                _end_waiting(books, replica)
             case Phase.FAILED:
                 books.order_down(replica, Goal(Depth.STOPPED, Cause.FAILED))
             case Phase.DRAINING:
@@ -100,6 +112,19 @@ def carry_on(books: Books) -> None:
                 demote(books, replica, books.goal_of_retirement(replica))
             case _:
                 pass
+
+
+def _end_waiting(books: Books, replica: Replica) -> None:
+    """An order went without an answer for too long; should one come, it is a late one."""
+    order = replica.order
+    assert order is not None
+    reason = f"no answer to {order.action.value} within {order.until - order.at:.0f} s"
+    if order.action is Action.EXPORT:
+        replica.order = None
+        books.end_export(replica, f"its KV is lost: {reason}")
+    else:
+        books.fail(replica, reason)
+        turn_away_hopeless(books, replica.model)
 
 
 def _end_retirement(books: Books, replica: Replica) -> None:

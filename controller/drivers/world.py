@@ -52,6 +52,8 @@ class Faults:
     answers_late: float = 0.0
     answers_twice: float = 0.0
     canary_disagrees: float = 0.0
+    hangs: float = 0.0
+    """The order is never answered."""
     dies_later: float = 0.0
     """The engine dies by itself, some time after the order was given."""
     death_within_s: float = 60.0
@@ -95,6 +97,9 @@ class World:
         if self._happens(self.faults.answers_late):
             takes_s *= LATE_FACTOR
         at = Instant(now + takes_s)
+        if self._happens(self.faults.hangs):
+            engine.is_broken = True
+            return []
         answers = [self._answer(order, engine, at)]
         if self._happens(self.faults.answers_twice):
             answers.append(answers[0])

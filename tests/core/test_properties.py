@@ -58,6 +58,7 @@ from controller.core.names import (
     NodeId,
     OperationId,
     OpId,
+    OrderTimes,
     Prices,
     Priority,
     ReplicaId,
@@ -86,6 +87,7 @@ class AnyOrder(RuleBasedStateMachine):
             maximum_wait_behind_s=2.0,
             most_sleepers=1,
             tenant_limits=Limits(running=3, waiting=4),
+            times=OrderTimes(3.0, 2.0, 4.0, 9.0, 5.0, 8.0, 8.0, 6.0),
             prices=Prices(1.0 * GIB, 0.1 * GIB, 10.0),
         )
         self.fleet = Fleet(self.policy)

@@ -41,6 +41,7 @@ FAULTS = Faults(
     answers_late=0.05,
     answers_twice=0.1,
     canary_disagrees=0.08,
+    hangs=0.03,
     dies_later=0.1,
 )
 

@@ -169,7 +169,10 @@ class WorldPool:
         kind = type(order).__name__.removesuffix("Engine").removesuffix("KV").lower()
         self.orders.append((kind, order.replica))
         await self._mishap(kind, order.replica)
-        answer, *deaths = self.world.carry_out(order, _now())
+        foreseen = self.world.carry_out(order, _now())
+        if not foreseen:
+            await asyncio.get_running_loop().create_future()
+        answer, *deaths = foreseen
         for death in deaths:
             assert isinstance(death, EngineLost), "a pool answers once"
             news = EngineDied(death.replica, death.incarnation, death.reason)
