@@ -26,11 +26,13 @@ from pydantic import (
 )
 
 from controller.core.conversations import ConversationLimits
+from controller.core.hanging import HangTimes
 from controller.core.names import CostGuess, FleetPolicy, Ladder, ModelName, ModelSpec, OrderTimes
 from controller.core.steadying import FollowPolicy
 
 _POLICY = FleetPolicy()
 _TIMES = OrderTimes()
+_HANGS = HangTimes()
 _COSTS = CostGuess()
 _LADDER = Ladder()
 _CONVERSATIONS = ConversationLimits()
@@ -209,6 +211,11 @@ class TimeoutSection(Section):
     wake_s: Seconds = _TIMES.wake_s
     stop_s: Seconds = 60.0
     """An engine that has not stopped by itself by then is killed."""
+    hang_factor: Annotated[float, Field(ge=2, allow_inf_nan=False)] = _HANGS.factor
+    """An engine with requests that takes no step for so many times its longest one hangs."""
+    hang_least_s: Seconds = _HANGS.least_s
+    hang_most_s: SecondsOrNever = _HANGS.most_s
+    """At the most, and before its speed was measured; ``never``: no engine is taken to hang."""
 
 
 class JournalSection(Section):

@@ -27,6 +27,7 @@ from controller.core.events import (
     CanaryDisagreed,
     EngineFailed,
     EngineFellAsleep,
+    EngineHung,
     EngineLost,
     EngineStarted,
     EngineStopped,
@@ -190,6 +191,7 @@ class Metrics:
         self._demotions = count(
             "torpor_demotions", "Demotions by reason.", ["model", "level", "reason"]
         )
+        self._hangs = count("torpor_engine_hangs", "Engines that took no step any more.", ["model"])
         self._losses = count("torpor_engine_losses", "Engines that died by themselves.", ["model"])
 
     def _saw_event(self, event: Event) -> None:
@@ -202,6 +204,9 @@ class Metrics:
                 self._ended(event.replica, event.op, event.at, "failed")
             case KVExportFailed():
                 self.kv.export_failed(model_of(event.replica))
+            case EngineHung():
+                self._hangs.labels(model_of(event.replica)).inc()
+                self._ended(event.replica, None, event.at, "lost")
             case EngineLost():
                 self._losses.labels(model_of(event.replica)).inc()
                 self._ended(event.replica, None, event.at, "lost")

@@ -14,7 +14,7 @@ from typing import Protocol
 from controller.core.names import ModelState, Priority, RejectReason
 from kv_store.lmcache_client import Placed, Prefix
 from kv_store.placing import KVOrder
-from workers.engine import Endpoint, EngineSpec, KVExport, Report, Rest, Started
+from workers.engine import Endpoint, EngineSpec, KVExport, Progress, Report, Rest, Started
 from workers.pool_values import EngineDied as EngineDied
 from workers.pool_values import EngineSeen as EngineSeen
 from workers.pool_values import NodeFound as NodeFound
@@ -58,6 +58,15 @@ class Pool(Protocol):
         ...
 
     async def wake(self, replica: str) -> Report: ...
+
+    async def progress(self, replica: str) -> Progress:
+        """Of an engine that runs. Raises EngineError; may never return."""
+        ...
+
+    async def kill(self, replica: str, incarnation: int) -> None:
+        """At once and without asking it: all its processes. It is to be stopped all the same.
+        Raises EngineError."""
+        ...
 
     async def stop(self, replica: str, incarnation: int) -> None:
         """Returns when every process of that engine is gone; also if it was gone before."""

@@ -30,6 +30,7 @@ from controller.config_schema import (
     known_keys,
 )
 from controller.core.conversations import ConversationLimits, Lifetimes
+from controller.core.hanging import HangTimes
 from controller.core.names import (
     CostGuess,
     Depth,
@@ -98,6 +99,7 @@ class Settings:
     memory: MemoryBudget
     server: ServerSettings
     timeouts: OrderTimeouts
+    hangs: HangTimes
     journal: JournalLimits
     ray: RaySettings
     kv: KVSettings | None
@@ -244,6 +246,9 @@ def _build(
         timeouts=OrderTimeouts(
             **file.timeouts.model_dump(include={"start_s", "sleep_s", "wake_s", "stop_s"})
         ),
+        hangs=HangTimes(
+            file.timeouts.hang_factor, file.timeouts.hang_least_s, file.timeouts.hang_most_s
+        ),
         journal=JournalLimits(int(file.journal.max_mib * MIB), file.journal.files),
         ray=RaySettings(file.ray.address, file.ray.object_store_mib),
         kv=kv,
@@ -294,7 +299,8 @@ def _policy(
 
 def _times(section: TimeoutSection) -> OrderTimes:
     """A stop is killing and burying too."""
-    return OrderTimes(**{**section.model_dump(), "stop_s": section.stop_s + _BURIAL_S})
+    fields = section.model_dump(exclude={"hang_factor", "hang_least_s", "hang_most_s"})
+    return OrderTimes(**{**fields, "stop_s": section.stop_s + _BURIAL_S})
 
 
 def _prices(section: PriceSection, device: str) -> Prices:

@@ -80,7 +80,7 @@ def assemble(settings: Settings, pool: Pool, sockets: DeciderSockets | None = No
     fleet = Fleet(settings.policy)
     limit = settings.memory.limit
     following = Following(settings.memory.follow, limit) if settings.memory.is_followed else None
-    driver = LiveDriver(fleet, pool, settings.models, limit, following)
+    driver = LiveDriver(fleet, pool, settings.models, limit, following, settings.hangs)
     metrics = Metrics()
     journal = Journal(
         settings.state_dir / "journal.jsonl",

@@ -21,6 +21,7 @@ from workers.engine import (
     EngineSpec,
     KVExport,
     Memory,
+    Progress,
     Report,
     Rest,
     Started,
@@ -112,6 +113,10 @@ class EngineActor:
         self._seen = None
         if self._engine is not None:
             await _in_our_words(self._engine.stop)
+
+    async def progress(self) -> Progress:
+        """Not in turn: it is asked while others wait."""
+        return await _in_our_words(self._running().progress)
 
     async def probe(self) -> Memory:
         async with self._one_at_a_time:

@@ -92,6 +92,18 @@ class KVExport:
 
 
 @dataclass(frozen=True, slots=True)
+class Progress:
+    """How far an engine is."""
+
+    steps: int
+    """Grows for as long as it works."""
+    running: int
+    """Requests in it; with none it need not step."""
+    longest_step_s: float | None
+    """So long may a step take, by what was measured; None: not known yet."""
+
+
+@dataclass(frozen=True, slots=True)
 class Started(Report):
     """A finished start; ``endpoint`` answers and the canary is recorded."""
 
@@ -138,5 +150,9 @@ class Engine(Protocol):
         ...
 
     async def stop(self) -> None: ...
+
+    async def progress(self) -> Progress:
+        """At any time, whatever is under way."""
+        ...
 
     async def probe(self) -> Memory: ...

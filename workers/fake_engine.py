@@ -26,6 +26,7 @@ from workers.engine import (
     EngineSpec,
     KVExport,
     Memory,
+    Progress,
     Report,
     Rest,
     Started,
@@ -59,7 +60,8 @@ class FakeArgs:
     shm_bytes: int = 0
     """A shared-memory segment of this size, left behind unless stopped in order."""
     faults: dict[str, list[str]] = field(default_factory=dict)
-    """By order (start, export, sleep, wake, stop, request): fail, hang, canary, die, drop or ok."""
+    """By order (start, export, sleep, wake, stop, request): fail, hang, canary, die, drop or ok; of
+    a request also stall: from its second token on the whole engine takes no step."""
 
 
 def _kill_this_process() -> None:
@@ -138,6 +140,10 @@ class FakeEngine:
     async def stop(self) -> None:
         async with self._order("stop", self._args.stop_s):
             await self.close()
+
+    async def progress(self) -> Progress:
+        voice = self._voice
+        return Progress(voice.counts.steps, voice.counts.running, voice.token_delay_s)
 
     async def probe(self) -> Memory:
         return self._memory()

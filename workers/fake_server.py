@@ -31,6 +31,8 @@ class Counts:
     requests: int = 0
     running: int = 0
     aborted: int = 0
+    steps: int = 0
+    """Tokens."""
     while_asleep: int = 0
     """Requests that a correct controller would not have sent."""
 
@@ -47,6 +49,8 @@ class Voice:
     fault: Callable[[], str | None]
     """What shall go wrong with the next request, if anything."""
     die: Callable[[], None]
+    is_stalled: bool = False
+    """It takes no step any more."""
     kv: FakeKV | None = None
     """None: it keeps no KV."""
     awake: asyncio.Event = field(default_factory=asyncio.Event)
@@ -137,7 +141,8 @@ class FakeApp:
         found = self._kept(request, body, said)
         if body.get("stream"):
             return await self._stream(_chunks(path, said, body), fault, found, send)
-        await asyncio.sleep(voice.token_delay_s * len(said.tokens))
+        for i in range(len(said.tokens)):
+            await self._step(fault if i == 1 else None)
         if fault == "die":
             voice.die()
         return await _json(send, 200, _whole(path, said, body), found)
@@ -150,6 +155,16 @@ class FakeApp:
         told = kv.answered(request, str(salt), heard, said.text.split())
         return [(b"x-torpor-kv", told.encode())]
 
+    async def _step(self, fault: str | None) -> None:
+        voice = self._voice
+        if fault == "stall":
+            voice.is_stalled = True
+        if voice.token_delay_s:
+            await asyncio.sleep(voice.token_delay_s)
+        if voice.is_stalled:
+            await asyncio.get_running_loop().create_future()
+        voice.counts.steps += 1
+
     async def _stream(
         self, chunks: Iterator[bytes], fault: str | None, found: RawHeaders, send: Send
     ) -> None:
@@ -161,7 +176,7 @@ class FakeApp:
             if i == 1 and fault in ("die", "drop"):
                 raise ConnectionAbortedError("The fake engine was told to drop the stream.")
             await send({"type": "http.response.body", "body": chunk, "more_body": True})
-            await asyncio.sleep(self._voice.token_delay_s)
+            await self._step(fault if i == 1 else None)
         await send({"type": "http.response.body", "body": b""})
 
 

@@ -20,6 +20,7 @@ from vllm.v1.executor.abstract import Executor
 
 from workers.core_thread import CoreThread
 from workers.leavings import socket_directory
+from workers.steps import Steps
 
 _STOP_S = 10.0
 
@@ -34,6 +35,7 @@ class Launched:
         self._core: CoreThread | None = None
         self._connecting: asyncio.Task[Any] | None = None
         self.llm: Any = None
+        self.steps = Steps(config)
 
     @property
     def hosts_core(self) -> bool:
@@ -79,6 +81,7 @@ class Launched:
             log_stats=self._log_stats,
             log_requests=False,
             usage_context=UsageContext.OPENAI_API_SERVER,
+            stat_loggers=[lambda config, index: self.steps],
             client_addresses=self._core.client_addresses if self._core else None,
         )
 

@@ -10,7 +10,16 @@ from dataclasses import dataclass, replace
 
 from kv_store.lmcache_client import Placed, Prefix
 from kv_store.placing import KVOrder
-from workers.engine import EngineError, EngineGone, EngineSpec, KVExport, Report, Rest, Started
+from workers.engine import (
+    EngineError,
+    EngineGone,
+    EngineSpec,
+    KVExport,
+    Progress,
+    Report,
+    Rest,
+    Started,
+)
 from workers.fake_engine import FakeEngine
 from workers.fake_server import Counts
 from workers.fake_tier import FakeTier
@@ -136,7 +145,13 @@ class LocalPool:
         async for died in self._register.deaths():
             yield died
 
-    def kill(self, replica: str) -> None:
+    async def progress(self, replica: str) -> Progress:
+        return await self._get(replica).engine.progress()
+
+    async def kill(self, replica: str, incarnation: int) -> None:
+        self._died(replica, incarnation, "it was killed")
+
+    def kill_engine(self, replica: str) -> None:
         """What ``kill -9`` does to an engine process."""
         self._died(replica, self._running[replica].incarnation, "it was killed")
 

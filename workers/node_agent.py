@@ -118,6 +118,13 @@ class NodeAgent:
             await self._news.wait()
         return known
 
+    async def kill(self, mark: str) -> None:
+        """All processes of that engine, also one that is stopped; the end of the first is told."""
+        ward = self._wards.get(mark)
+        for watching in ward.vital.values() if ward is not None else ():
+            processes.kill_watched(watching)
+        await asyncio.to_thread(lambda: processes.kill(processes.marked(mark)))
+
     async def bury(self, mark: str) -> list[int]:
         """Returns when nothing of that engine is left; the pids that would not die, if any."""
         ward = self._wards.pop(mark, None)

@@ -142,6 +142,10 @@ class RayNodes:
             raise EngineError(f"node {name} did not answer about its KV tier") from None
         return placed
 
+    async def kill(self, replica: str, incarnation: int, name: str) -> None:
+        """Its agent tells of the death, as of any other."""
+        await answer(self.get(name).agent.kill.remote(self.mark(replica, incarnation)))
+
     async def bury(self, replica: str, incarnation: int, name: str | None) -> None:
         """On that node; on all where it is not known. Raises EngineError if anything is left."""
         nodes = [node for node in self._nodes.values() if name in (None, node.name)]

@@ -28,6 +28,7 @@ from workers.engine import (
     EngineGone,
     EngineSpec,
     KVExport,
+    Progress,
     Report,
     Rest,
     Started,
@@ -157,6 +158,15 @@ class RayPool:
     async def wake(self, replica: str) -> Report:
         order: Coroutine[Any, Any, Report] = self._order(replica, "wake")
         return await self._register.carried_out(replica, order, self._limits.wake_s)
+
+    async def progress(self, replica: str) -> Progress:
+        told: Progress = await self._order(replica, "progress")
+        return told
+
+    async def kill(self, replica: str, incarnation: int) -> None:
+        node = self._places.get((replica, incarnation))
+        if node is not None:
+            await self._nodes.kill(replica, incarnation, node)
 
     async def stop(self, replica: str, incarnation: int) -> None:
         """Raises EngineError only if a process would not die, or its living node has no agent."""

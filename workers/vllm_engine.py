@@ -31,6 +31,7 @@ from workers.engine import (
     EngineSpec,
     KVExport,
     Memory,
+    Progress,
     Report,
     Rest,
     Started,
@@ -118,6 +119,11 @@ class VllmEngine:
             await launched.close()
         if seat is not None:
             await seat.close()
+
+    async def progress(self) -> Progress:
+        running = self._llm.output_processor.get_num_unfinished_requests()
+        steps = self._launched.steps
+        return Progress(steps.count, running, steps.longest_s)
 
     async def probe(self) -> Memory:
         """Raises EngineGone when the core has died under a server that still runs."""

@@ -13,6 +13,7 @@ from workers.engine import (
     EngineSpec,
     KVExport,
     Memory,
+    Progress,
     Report,
     Rest,
     Started,
@@ -75,6 +76,11 @@ class StandingPool:
 
     async def wake(self, replica: str) -> Report:
         raise EngineError("this engine does not sleep")
+
+    async def progress(self, replica: str) -> Progress:
+        return Progress(0, 0, None)
+
+    async def kill(self, replica: str, incarnation: int) -> None: ...
 
     async def stop(self, replica: str, incarnation: int) -> None: ...
 

@@ -150,6 +150,15 @@ class EngineLost(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class EngineHung(Event):
+    """It runs and has requests, but takes no step any more."""
+
+    replica: ReplicaId
+    incarnation: OpId
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class EngineFound(Event):
     """A controller that started found this engine running from before; it is adopted as is."""
 

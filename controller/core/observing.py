@@ -64,7 +64,9 @@ def observe(books: Books, event: e.Event) -> None:
         ):
             _answered(books, event)
         case e.EngineLost():
-            _lost(books, event)
+            _lost(books, event, "died")
+        case e.EngineHung():
+            _lost(books, event, "hung")
         case e.EngineFound():
             _found(books, event)
         case e.NodeJoined():
@@ -173,13 +175,13 @@ def _failed(books: Books, replica: Replica, reason: str) -> None:
     turn_away_hopeless(books, replica.model)
 
 
-def _lost(books: Books, event: e.EngineLost) -> None:
+def _lost(books: Books, event: e.EngineLost | e.EngineHung, how: str) -> None:
     replica = books.replicas.get(event.replica)
     if replica is None or replica.incarnation != event.incarnation:
         return
     if replica.phase in (Phase.FAILED, Phase.STOPPING):
         return
-    _failed(books, replica, f"died: {event.reason}")
+    _failed(books, replica, f"{how}: {event.reason}")
 
 
 def _node_lost(books: Books, event: e.NodeLost) -> None:

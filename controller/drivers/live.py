@@ -29,6 +29,7 @@ from controller.core.events import (
     EngineFailed,
     EngineFellAsleep,
     EngineFound,
+    EngineHung,
     EngineLost,
     EngineStarted,
     EngineStopped,
@@ -42,6 +43,7 @@ from controller.core.events import (
     TimePassed,
 )
 from controller.core.fleet import Fleet
+from controller.core.hanging import HangTimes
 from controller.core.lifecycle import InvariantBroken
 from controller.core.names import (
     NEVER,
@@ -59,6 +61,7 @@ from controller.core.names import (
     model_of,
 )
 from controller.drivers.following import Following
+from controller.drivers.progress import ProgressWatch
 from controller.drivers.watching import watch
 from controller.ports import EngineDied, EngineSeen, NodeFound, NodeMemory, Pool, Refused
 from workers.engine import (
@@ -108,9 +111,10 @@ class LiveDriver:
         models: Sequence[tuple[ModelSpec, EngineSpec]],
         limit: Callable[[NodeFound], NodeFound] = lambda node: node,
         following: Following | None = None,
+        hangs: HangTimes | None = None,
     ) -> None:
         """``limit``: of what a node has, what the fleet may use; ``following``: of what others
-        leave of it, None: that is not looked at."""
+        leave of it, None: that is not looked at; ``hangs``: when an engine is taken to hang."""
         self.fleet = fleet
         self.pool = pool
         self.engines: dict[ModelName, EngineSpec] = {spec.name: e for spec, e in models}
@@ -124,6 +128,7 @@ class LiveDriver:
         """As it was at the beginning."""
         self._limit = limit
         self._following = following
+        self._progress = ProgressWatch(fleet, pool, hangs or HangTimes(), self._hung)
         self._nodes: dict[str, NodeFound] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._deadline = NEVER
@@ -146,6 +151,7 @@ class LiveDriver:
         self._spawn(watch("deaths", self.pool.deaths, self._died))
         self._meet(nodes)
         self._spawn(watch("nodes", self.pool.watch_nodes, self._meet))
+        self._spawn(self._progress.run())
         if self._following is not None:
             self._spawn(watch("memory", self.pool.watch_memory, self._measured))
 
@@ -350,6 +356,18 @@ class LiveDriver:
         log.warning("engine of %s died: %s", died.replica, died.reason)
         replica, incarnation = ReplicaId(died.replica), OpId(died.incarnation)
         self.feed(EngineLost(self.now(), replica, incarnation, died.reason))
+
+    def _hung(self, replica: ReplicaId, incarnation: OpId, reason: str) -> None:
+        """It is killed while it is stopped: it may not hear that it shall stop."""
+        log.warning("engine of %s hangs: %s", replica, reason)
+        self.feed(EngineHung(self.now(), replica, incarnation, reason))
+        self._spawn(self._kill(replica, incarnation))
+
+    async def _kill(self, replica: ReplicaId, incarnation: OpId) -> None:
+        try:
+            await self.pool.kill(replica, int(incarnation))
+        except EngineError as error:
+            log.warning("engine of %s could not be killed: %s", replica, error)
 
     def _meet(self, nodes: Sequence[NodeFound]) -> None:
         """These are there, and no others."""

@@ -10,6 +10,7 @@ from typing import Any
 from controller.core.commands import Command, GrantLease
 from controller.core.events import Event
 from controller.core.fleet import Fleet
+from controller.core.hanging import HangTimes
 from controller.core.invariants import check
 from controller.core.lifecycle import InvariantBroken
 from controller.core.names import Depth, ModelName, ModelSpec, ReplicaId
@@ -75,6 +76,7 @@ async def a_fleet(
     kind: type[Fleet] = Fleet,
     limit: Callable[[NodeFound], NodeFound] = lambda node: node,
     following: Following | None = None,
+    hangs: HangTimes | None = None,
     **more: Any,
 ) -> AsyncIterator[Stand]:
     """``a`` and ``b`` of 10 on a device of 24, unless told otherwise."""
@@ -82,7 +84,12 @@ async def a_fleet(
     world = World({ModelName(name): sizes(10) for name in "abcx"}, GUESS)
     pool = WorldPool(world, [node], running)
     driver = LiveDriver(
-        kind(policy(**more)), pool, [(one, engine(one.name)) for one in models], limit, following
+        kind(policy(**more)),
+        pool,
+        [(one, engine(one.name)) for one in models],
+        limit,
+        following,
+        hangs,
     )
     seen = Recorder()
     driver.observers.append(seen)

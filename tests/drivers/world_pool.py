@@ -43,6 +43,7 @@ from workers.engine import (
     EngineSpec,
     KVExport,
     Memory,
+    Progress,
     Report,
     Rest,
     Started,
@@ -68,6 +69,9 @@ class WorldPool:
         """What telling of deaths and of nodes ends with, one after another, at the next news."""
         self.measured: asyncio.Queue[list[NodeMemory]] = asyncio.Queue()
         """What is put in is what the memory of its nodes is said to be."""
+        self.stalled: dict[str, str] = {}
+        """By replica: ``still`` takes no step, ``silent`` does not even answer."""
+        self._steps = 0
         self._nodes = list(nodes)
         self._moved: asyncio.Queue[None] = asyncio.Queue()
         self._broken: list[RequestId] = []
@@ -137,6 +141,19 @@ class WorldPool:
         depth = self.world.engines[ReplicaId(replica)].depth or Depth.AWAKE
         order = WakeEngine(UNNUMBERED, ReplicaId(replica), depth)
         return Report(await self._carried_out(order), {"weights": 1.0})
+
+    async def progress(self, replica: str) -> Progress:
+        """A step since it was asked last; none, and no answer either, as ``stalled`` says."""
+        match self.stalled.get(replica):
+            case "silent":
+                await asyncio.get_running_loop().create_future()
+            case "still":
+                return Progress(0, 1, 2.0)
+        self._steps += 1
+        return Progress(self._steps, 1, 2.0)
+
+    async def kill(self, replica: str, incarnation: int) -> None:
+        self.orders.append(("kill", replica))
 
     async def stop(self, replica: str, incarnation: int) -> None:
         await self._carried_out(StopEngine(UNNUMBERED, ReplicaId(replica), OpId(incarnation)))

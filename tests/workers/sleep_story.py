@@ -51,7 +51,9 @@ def told(report: Report) -> dict[str, Any]:
 
 async def through_the_rungs(engine: Any, started: Started, spec: EngineSpec) -> dict[str, Any]:
     pooling = spec.engine_args.get("runner") == "pooling"
+    before = await engine.progress()
     first = await ask(started, spec.model, pooling=pooling)
+    after = await engine.progress()
     wakes = []
     for rests in STORY:
         sleeps = [told(await engine.sleep(rest)) for rest in rests]
@@ -63,6 +65,9 @@ async def through_the_rungs(engine: Any, started: Started, spec: EngineSpec) -> 
     return {
         "started": told(started) | {"pids": started.pids, "max_model_len": started.max_model_len},
         "first": first,
+        "steps": after.steps - before.steps,
+        "running": after.running,
+        "longest_step_s": after.longest_step_s,
         "wakes": wakes,
         "stranger": stranger,
     }

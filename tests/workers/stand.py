@@ -38,7 +38,7 @@ class Stand:
     def kill(self, replica: str = "m#0", process: int = 0) -> None:
         """``process``: the actor, or the engine's n-th child."""
         if self.kind == "local":
-            self.pool.kill(replica)
+            self.pool.kill_engine(replica)
         else:
             os.kill(self.started[replica].pids[process], signal.SIGKILL)
 

@@ -55,6 +55,9 @@ def test_a_chat_model_sleeps_wakes_and_knows_wrong_weights(
     assert "Paris" in life["first"][1][0]["message"]["content"]
     assert all(wake["same"] for wake in life["wakes"])
     assert life["stranger"] == 401
+    assert life["steps"] >= 8, "each token is a step"
+    assert life["running"] == 0
+    assert life["longest_step_s"] > 0, "the canary told its speed"
     assert len(life["started"]["pids"]) == 1, "one process is all an engine needs on a CPU"
 
     released, level_1, level_2, stepwise = (wake["sleeps"] for wake in life["wakes"])
@@ -87,6 +90,7 @@ def test_an_embedding_model_sleeps_to_level_2(models: dict[str, Path], tmp_path:
     life = live(tmp_path, {"model": "e", "path": path, "engine_args": {"runner": "pooling"}})
 
     assert life["first"][0] == 200
+    assert life["steps"] >= 1
     assert all(wake["same"] for wake in life["wakes"])
     assert len(life["canary"]["replies"][0]["vector"]) == 384
     assert freed_share(life["wakes"][2]["sleeps"][0]) >= 0.8

@@ -111,6 +111,26 @@ async def test_a_stop_ends_the_engine_and_is_no_news(stand: Stand) -> None:
     assert (await stand.next_death()).replica == "other#0"
 
 
+async def test_it_tells_how_far_an_engine_is(stand: Stand) -> None:
+    started = await stand.start()
+    before = await stand.pool.progress("m#0")
+    await ask(started.endpoint)
+    after = await stand.pool.progress("m#0")
+    assert after.steps > before.steps
+    assert after.running == 0
+
+
+async def test_an_engine_that_is_killed_by_the_pool_is_news_like_any_death(stand: Stand) -> None:
+    await stand.start()
+    await stand.pool.kill("m#0", 2)
+    assert (await stand.pool.progress("m#0")).running == 0, "another incarnation is meant"
+    await stand.pool.kill("m#0", 1)
+    died = await stand.next_death()
+    assert (died.replica, died.incarnation) == ("m#0", 1)
+    with pytest.raises(EngineGone):
+        await stand.pool.progress("m#0")
+
+
 async def test_a_stop_may_be_told_twice_and_of_what_never_was(stand: Stand) -> None:
     await stand.start()
     await stand.pool.stop("m#0", 1)

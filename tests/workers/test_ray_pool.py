@@ -87,6 +87,17 @@ async def test_a_stop_calls_a_start_off(on_ray: Stand) -> None:
     assert alive(*pids) == []
 
 
+async def test_one_that_is_frozen_does_not_answer_and_can_be_killed(on_ray: Stand) -> None:
+    started = await on_ray.start(children=1)
+    os.kill(started.pids[0], signal.SIGSTOP)
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(on_ray.pool.progress("m#0"), 0.5)
+    await on_ray.pool.kill("m#0", 1)
+    assert (await on_ray.next_death()).incarnation == 1
+    await on_ray.pool.stop("m#0", 1)
+    assert alive(*started.pids) == []
+
+
 async def test_the_nodes_tell_what_their_memory_is_used_for(on_ray: Stand) -> None:
     await on_ray.start()
     [memory] = await on_ray.pool._nodes.memory(10.0)
