@@ -41,10 +41,18 @@ _MODEL = ModelSpec(ModelName(""), {})
 
 
 def _seconds_or_never(value: object) -> float:
+    return _number_or_never(value, "a number of seconds")
+
+
+def _gib_or_never(value: object) -> float:
+    return _number_or_never(value, "a number of GiB")
+
+
+def _number_or_never(value: object, what: str) -> float:
     if value == "never":
         return inf
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise ValueError('must be a number of seconds, or "never"')
+        raise ValueError(f'must be {what}, or "never"')
     if not value >= 0:
         raise ValueError("must be ≥ 0")
     return float(value)
@@ -59,6 +67,11 @@ Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Duration = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Size = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 SizeOrZero = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+SizeOrNever = Annotated[
+    float,
+    BeforeValidator(_gib_or_never),
+    WithJsonSchema({"anyOf": [{"type": "number", "minimum": 0}, {"const": "never"}]}),
+]
 Share = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
 RestName = Literal["kv_released", "level_1", "level_2", "stopped"]
@@ -187,6 +200,9 @@ class PolicySection(Section):
     busy_leases: Count = _POLICY.busy_leases
     """Requests on every awake replica at which another replica is brought up."""
     stable_after_s: Duration = _POLICY.stable_after_s
+    residual_growth_gib: SizeOrNever = _POLICY.residual_growth_bytes / 1024**3
+    """An engine that has come to keep so much more when it sleeps is restarted when all is quiet;
+    or ``never``."""
     retry_when_short_s: Seconds = _POLICY.retry_when_short_s
     """Told to those who are shed because other processes hold the memory."""
     operation_limit_s: Seconds = _POLICY.operation_limit_s

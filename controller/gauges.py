@@ -54,6 +54,8 @@ class FleetGauges:
             for replica in model.replicas:
                 held.add_metric([replica.replica, "device"], replica.device_bytes)
                 held.add_metric([replica.replica, "host"], replica.host_bytes)
+                growth = replica.residual_growth_bytes
+                held.add_metric([replica.replica, "residual_growth"], growth)
         return [memory, held]
 
     def _config(self) -> Iterable[Metric]:

@@ -35,6 +35,7 @@ from controller.core.events import (
     Event,
     KVExportFailed,
     LeaseReleased,
+    RanOutOfMemory,
     RequestArrived,
 )
 from controller.core.names import Depth, Instant, ModelState, OpId, ReplicaId, model_of
@@ -182,7 +183,8 @@ class Metrics:
         )
         self._outcomes = count(
             "torpor_orders",
-            "Orders to engines by outcome: ok, failed, canary_mismatch, no_answer, lost.",
+            "Orders to engines by outcome: ok, failed, canary_mismatch, out_of_memory, no_answer,"
+            " lost.",
             ["model", "order", "level", "outcome"],
         )
         self._freed = count(
@@ -200,6 +202,8 @@ class Metrics:
                 self._ended(event.replica, event.op, event.at, "ok")
             case CanaryDisagreed():
                 self._ended(event.replica, event.op, event.at, "canary_mismatch")
+            case RanOutOfMemory():
+                self._ended(event.replica, event.op, event.at, "out_of_memory")
             case EngineFailed():
                 self._ended(event.replica, event.op, event.at, "failed")
             case KVExportFailed():

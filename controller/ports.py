@@ -173,6 +173,9 @@ class ReplicaView:
     leases: int
     since_s: float
     """Seconds in this phase."""
+    residual_growth_bytes: int = 0
+    """So much more than at first does its engine keep when it sleeps, at the depth where it is
+    most."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,6 +40,7 @@ from controller.core.names import (
     OrderTimes,
     Prices,
 )
+from controller.footprints import GIB
 from controller.history_settings import HistorySettings
 from controller.hub import HubAccess
 from controller.kv_settings import KVSettings, password_of
@@ -284,7 +285,8 @@ def _state_dir(written: str | None, base: Path, environ: Mapping[str, str]) -> P
 def _policy(
     section: PolicySection, limits: TenantLimitSection, timeouts: TimeoutSection, device: str
 ) -> FleetPolicy:
-    fields = section.model_dump(exclude={"costs", "prices", "evict_to", "eviction"})
+    apart = {"costs", "prices", "evict_to", "eviction", "residual_growth_gib"}
+    fields = section.model_dump(exclude=apart)
     return FleetPolicy(
         **fields,
         costs=CostGuess(**section.costs.model_dump()),
@@ -292,6 +294,7 @@ def _policy(
         prices=_prices(section.prices, device),
         evict_to=Depth[section.evict_to.upper()],
         eviction=Eviction(section.eviction),
+        residual_growth_bytes=section.residual_growth_gib * GIB,
         tenant_limits=Limits(**limits.tenant.model_dump()),
         tenants={name: Limits(**own.model_dump()) for name, own in limits.tenants.items()},
     )

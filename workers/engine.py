@@ -121,6 +121,10 @@ class StartFailed(EngineError):
     """The engine did not come up (bad arguments, no weights, no memory)."""
 
 
+class OutOfMemory(EngineError):
+    """The engine could not have the memory that the order takes."""
+
+
 class CanaryMismatch(EngineError):
     """Awake, but its answers are not those from before."""
 

@@ -26,6 +26,7 @@ from workers.engine import (
     EngineSpec,
     KVExport,
     Memory,
+    OutOfMemory,
     Progress,
     Report,
     Rest,
@@ -60,7 +61,8 @@ class FakeArgs:
     shm_bytes: int = 0
     """A shared-memory segment of this size, left behind unless stopped in order."""
     faults: dict[str, list[str]] = field(default_factory=dict)
-    """By order (start, export, sleep, wake, stop, request): fail, hang, canary, die, drop or ok; of
+    """By order (start, export, sleep, wake, stop, request): fail, oom, hang, canary, die, drop or
+    ok; of
     a request also stall: from its second token on the whole engine takes no step."""
 
 
@@ -168,6 +170,8 @@ class FakeEngine:
                 raise StartFailed("The fake engine was told not to start.")
             case "fail":
                 raise EngineError(f"The fake engine was told to fail: {order}.")
+            case "oom":
+                raise OutOfMemory("The fake engine was told to run out of memory.")
             case "canary":
                 raise CanaryMismatch("The fake engine was told to answer otherwise.")
             case "hang":

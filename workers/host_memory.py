@@ -45,6 +45,15 @@ def host_memory(proc: Path = PROC, cgroup: Path = CGROUP) -> HostMemory:
     return HostMemory(total, available, max(stalled))
 
 
+def kills(proc: Path = PROC) -> int:
+    """So many processes has the kernel killed for want of memory, on this machine, since it
+    started."""
+    try:
+        return _table((proc / "vmstat").read_text(), 1).get("oom_kill", 0)
+    except OSError:
+        return 0
+
+
 def own_bytes(pids: list[int], proc: Path = PROC) -> int:
     """Memory of these processes that nobody else has and the kernel cannot drop; shared memory is
     not in it. Cheap: the kernel keeps count."""

@@ -24,6 +24,7 @@ from kv_store.settings import KVAttachment, TierSettings
 from workers import leavings, processes
 from workers.capacity import MemoryPolicy, devices_and_host
 from workers.engine import EngineError
+from workers.host_memory import kills
 from workers.kv_tier import KVTier
 from workers.node_memory import node_memory, own_of
 from workers.pool_values import EngineDied, NodeFound, NodeMemory
@@ -53,6 +54,7 @@ class NodeAgent:
         self._forgotten = 0
         self._news = asyncio.Event()
         self._kv: KVTier | None = None
+        self._kills = kills()
         leavings.sweep()
 
     async def ping(self) -> int:
@@ -160,12 +162,17 @@ class NodeAgent:
         left = processes.marked(ward.mark)
         ward.segments |= processes.segments(left)
         processes.kill(left)
-        reason = f"process {pid} of {ward.replica} ended"
+        reason = f"process {pid} of {ward.replica} ended" + self._killed_for_memory()
         self._dead.append(EngineDied(ward.replica, ward.incarnation, reason))
         if len(self._dead) > _KEPT_DEATHS:
             del self._dead[0]
             self._forgotten += 1
         self._news.set()
+
+    def _killed_for_memory(self) -> str:
+        """The kernel counts its kills, and does not say whom."""
+        before, self._kills = self._kills, kills()
+        return ", when the kernel killed for want of memory" if self._kills > before else ""
 
     def _let_go(self, ward: _Ward) -> None:
         for watching in ward.vital.values():

@@ -31,6 +31,7 @@ from workers.engine import (
     EngineSpec,
     KVExport,
     Memory,
+    OutOfMemory,
     Progress,
     Report,
     Rest,
@@ -46,6 +47,7 @@ from workers.memory import anonymous_bytes, family, measure
 from workers.openai_server import OpenAIServer, build_app
 from workers.phases import Phases
 from workers.questions import Canary
+from workers.starvation import is_starvation
 
 EXPORT_S = 20.0
 """What has not reached the durable tier by then is recomputed."""
@@ -75,7 +77,8 @@ class VllmEngine:
         self._luck = random.Random()
 
     async def start(self) -> Started:
-        """Raises StartFailed; CanaryMismatch if an earlier start answered otherwise."""
+        """Raises StartFailed, OutOfMemory; CanaryMismatch if an earlier start answered
+        otherwise."""
         try:
             return await self._start(Phases())
         except EngineError:
@@ -83,7 +86,8 @@ class VllmEngine:
             raise
         except Exception as error:
             await self.stop()
-            raise StartFailed(f"{type(error).__name__}: {error}") from error
+            kind = OutOfMemory if is_starvation(error) else StartFailed
+            raise kind(f"{type(error).__name__}: {error}") from error
 
     async def sleep(self, rest: Rest) -> Report:
         """Deeper only; to where it already is, nothing happens."""
@@ -247,6 +251,8 @@ class VllmEngine:
         except EngineError:
             raise
         except Exception as error:
+            if is_starvation(error):
+                raise OutOfMemory(f"{type(error).__name__}: {error}") from error
             if self._launched is None or self._llm.errored:
                 raise EngineGone("the engine core has died") from error
             raise EngineError(f"{type(error).__name__}: {error}") from error

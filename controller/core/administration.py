@@ -12,6 +12,7 @@ from controller.core.lifecycle import LEAVING, Phase, Replica
 from controller.core.models import ModelRecord
 from controller.core.names import (
     LONG_AGO,
+    NOTHING,
     Cause,
     ModelName,
     ModelSpec,
@@ -45,6 +46,7 @@ def change_model(books: Books, spec: ModelSpec, restart: bool) -> None:
         if was_awake and not record.is_given_up:
             books.wish(record)
         record.measured.clear()
+        record.need = NOTHING
         record.failures, record.retry_at = 0, LONG_AGO
         _retire(books, record.replicas)
     _resize(books, record)

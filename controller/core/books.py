@@ -28,6 +28,7 @@ from controller.core.ledger import HOST, Ledger
 from controller.core.lifecycle import (
     LEAVING,
     ON_THE_MOVE,
+    RISING,
     SERVING,
     Action,
     Goal,
@@ -58,8 +59,11 @@ from controller.core.operations import Operation, Operations
 from controller.core.own_ladder import Rung, as_ladder, rests, rungs
 from controller.core.popularity import Popularity
 from controller.core.reliefs import Reliefs
+from controller.core.residuals import Residuals
 from controller.core.tenants import Tenants
 
+MORE = 1.25
+"""Of what was booked for an engine that ran out of memory."""
 AT_ONCE = Instant(float("-inf"))
 
 
@@ -87,6 +91,8 @@ class Books:
         """All models that may want to be awake though nobody waits, and perhaps some others."""
         self.is_crowded = False
         """Perhaps: somebody fell asleep since sleepers were counted."""
+        self.leaking: dict[ReplicaId, Replica] = {}
+        """Those whose engine keeps more and more when it sleeps."""
         self.failing: dict[ModelName, None] = {}
         """All models with failures, and perhaps some others."""
         self.reliefs = Reliefs()
@@ -319,8 +325,21 @@ class Books:
             self._learned(self.models[replica.model])
         self.ledger.settle(replica, replica.place, held)
 
+    def note_residual(self, replica: Replica, depth: Depth) -> None:
+        """It has just fallen asleep there."""
+        residuals = replica.residuals.setdefault(depth, Residuals())
+        residuals.note(replica.held.device_bytes)
+        growth = residuals.growth_bytes
+        if growth > self.policy.residual_growth_bytes and replica.id not in self.leaking:
+            self.leaking[replica.id] = replica
+            what = f"leaks: at {depth.name} it keeps {growth >> 20} MiB more than at first"
+            replica.tell(self.now, what, "to be restarted when all is quiet")
+            self.version += 1
+
     def lay_down(self, replica: Replica) -> None:
         """Nothing is left of its engine."""
+        replica.residuals = {}
+        self.leaking.pop(replica.id, None)
         self.reliefs.forget(replica)
         if replica.place is not None:
             self.ledger.release(replica, replica.place)
@@ -346,6 +365,23 @@ class Books:
         self.move(replica, Phase.AWAKE, why)
 
     # failures
+
+    def starve(self, replica: Replica, reason: str) -> None:
+        """It ran out of memory: what it needs is more than was booked. That is learned, and as
+        long as there is more to be booked nobody is to blame."""
+        record, place = self.models[replica.model], replica.place
+        assert place is not None
+        known = self.footprint(replica, Depth.AWAKE)
+        most = min([self.ledger.named.get(place.node, {}).get(d, 0) for d in place.devices])
+        need = min(most, int(known.device_bytes * MORE) + 1)
+        can_grow = replica.phase in RISING and need > known.device_bytes
+        failures = record.failures
+        self.fail(replica, reason)
+        if can_grow and not replica.is_retiring:
+            record.need = Footprint(need, known.host_bytes)
+            record.failures = failures
+            self._learned(record)
+            replica.tell(self.now, f"{need >> 20} MiB will be booked for it", reason)
 
     def fail(self, replica: Replica, reason: str) -> None:
         """Its engine is broken: the bytes stay, the leases are nobody's until released."""

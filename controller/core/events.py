@@ -132,6 +132,15 @@ class CanaryDisagreed(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class RanOutOfMemory(Event):
+    """An order went wrong because its engine could not have the memory that it needs."""
+
+    op: OpId
+    replica: ReplicaId
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class EngineFailed(Event):
     """An order went wrong; what the engine holds is unknown, so it keeps its bytes."""
 

@@ -137,6 +137,9 @@ def _check_indexes(fleet: Fleet) -> None:
     _demand(not missing, f"hoping in vain: {missing}")
     failing = [model for model, record in books.models.items() if record.failures]
     _demand(all(model in books.failing for model in failing), "a failure is forgotten")
+    for name, leaking in books.leaking.items():
+        is_there = books.replicas.get(name) is leaking and leaking.incarnation is not None
+        _demand(is_there, f"{name}: leaks, and is not there")
     for record in books.models.values():
         is_fresh = record.rungs is None or record.rungs == books.work_out_rungs(record)
         _demand(is_fresh, f"{record.spec.name}: a stale ladder")

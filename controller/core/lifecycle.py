@@ -47,6 +47,7 @@ from controller.core.names import (
     RequestId,
     Residency,
 )
+from controller.core.residuals import Residuals
 
 STORY_LINES = 100
 
@@ -181,6 +182,8 @@ class Replica:
     raised_from: Depth = Depth.STOPPED
     idle_since: Instant = LONG_AGO
     """The end of its last response, or when it awoke, whichever is later."""
+    residuals: dict[Depth, Residuals] = field(default_factory=dict)
+    """What this incarnation kept at each depth."""
     has_kv: bool = False
     """It holds KV that was not exported, of a model that keeps it."""
     is_retiring: bool = False

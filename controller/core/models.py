@@ -24,6 +24,8 @@ class ModelRecord:
     replicas: list[Replica] = field(default_factory=list)
     measured: dict[Depth, Footprint] = field(default_factory=dict)
     """As its engines last reported."""
+    need: Footprint = NOTHING
+    """Awake, at the least: one ran out of memory with less."""
     rungs: list[Rung] | None = None
     """Of its own ladder, as far as it has one and this was worked out."""
     failures: int = 0
@@ -44,10 +46,11 @@ class ModelRecord:
         """What a replica holds at ``depth``: measured, else estimated, else as if awake."""
         if depth is Depth.STOPPED:
             return NOTHING
-        if depth in self.measured:
-            return self.measured[depth]
         estimates = self.spec.footprints
-        return estimates.get(depth) or estimates.get(Depth.AWAKE) or NOTHING
+        known = self.measured.get(depth) or estimates.get(depth) or estimates.get(Depth.AWAKE)
+        if depth is Depth.AWAKE:
+            return (known or NOTHING).union(self.need)
+        return known or NOTHING
 
     @property
     def is_in_use(self) -> bool:

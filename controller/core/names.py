@@ -67,6 +67,8 @@ class Cause(Enum):
     REMOVED = "removed"
     CHANGED = "changed"
     FAILED = "failed"
+    LEAKING = "leaking"
+    """It keeps more and more of its memory when it sleeps."""
 
 
 class Eviction(Enum):
@@ -249,6 +251,8 @@ class FleetPolicy:
     """Leases on every awake replica of a model at which another of its replicas is brought up."""
     stable_after_s: float = 60.0
     """A failure of an engine that was up for this long begins a new count of failures."""
+    residual_growth_bytes: float = 0.5 * 1024**3
+    """An engine that has come to keep so much more when it sleeps is restarted; inf: never."""
     retry_when_short_s: float = 15.0
     """So long shall those stay away who are shed for want of memory that others hold."""
     operation_limit_s: float = 900.0

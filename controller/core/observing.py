@@ -34,6 +34,7 @@ Answer = (
     | e.EngineWoke
     | e.EngineStopped
     | e.CanaryDisagreed
+    | e.RanOutOfMemory
     | e.EngineFailed
 )
 Ordered = e.WakeOrdered | e.DemotionOrdered | e.SwitchOrdered | e.PinOrdered
@@ -60,6 +61,7 @@ def observe(books: Books, event: e.Event) -> None:
             | e.EngineWoke()
             | e.EngineStopped()
             | e.CanaryDisagreed()
+            | e.RanOutOfMemory()
             | e.EngineFailed()
         ):
             _answered(books, event)
@@ -118,10 +120,10 @@ def _cancelled(books: Books, event: e.RequestCancelled) -> None:
 
 
 ANSWERS = {
-    Action.START: (e.EngineStarted, e.CanaryDisagreed, e.EngineFailed),
+    Action.START: (e.EngineStarted, e.CanaryDisagreed, e.RanOutOfMemory, e.EngineFailed),
     Action.EXPORT: (e.KVExported, e.KVExportFailed),
-    Action.SLEEP: (e.EngineFellAsleep, e.EngineFailed),
-    Action.WAKE: (e.EngineWoke, e.CanaryDisagreed, e.EngineFailed),
+    Action.SLEEP: (e.EngineFellAsleep, e.RanOutOfMemory, e.EngineFailed),
+    Action.WAKE: (e.EngineWoke, e.CanaryDisagreed, e.RanOutOfMemory, e.EngineFailed),
     Action.STOP: (e.EngineStopped, e.EngineFailed),
 }
 
@@ -148,6 +150,7 @@ def _answered(books: Books, event: Answer) -> None:
             order = books.close_order(replica)
             books.settle(replica, event.held, order.depth)
             books.move(replica, Phase.ASLEEP, f"at {order.depth.name}")
+            books.note_residual(replica, order.depth)
         case e.EngineStopped():
             books.close_order(replica)
             books.lay_down(replica)
@@ -155,6 +158,9 @@ def _answered(books: Books, event: Answer) -> None:
         case e.CanaryDisagreed():
             books.models[replica.model].canary_failures += 1
             _failed(books, replica, f"the canary disagreed: {event.reason}")
+        case e.RanOutOfMemory():
+            books.starve(replica, f"out of memory: {event.reason}")
+            turn_away_hopeless(books, replica.model)
         case e.EngineFailed():
             _failed(books, replica, event.reason)
         case _:
@@ -163,6 +169,7 @@ def _answered(books: Books, event: Answer) -> None:
 
 def _awoke(books: Books, replica: Replica, held: Footprint, why: str) -> None:
     books.close_order(replica)
+    held = held if replica.is_retiring else held.union(books.models[replica.model].need)
     books.settle(replica, held, Depth.AWAKE)
     replica.awake_since = replica.idle_since = books.now
     if not replica.is_retiring:

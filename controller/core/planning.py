@@ -2,7 +2,7 @@
 
 expire → grant → bury the failed, carry demotions on → what administrators ordered → wake, for
 the demands in their order of right, evicting for room → stop sleepers that are too many → demote
-the idle.
+the idle → restart those that leak.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from controller.core.admission import turn_away_hopeless
 from controller.core.books import Books
 from controller.core.crowding import thin_out
 from controller.core.demoting import demote, fitting_depth, go_down, refuse_depth
+from controller.core.leaking import restart_leaking
 from controller.core.lifecycle import (
     IN_FLIGHT,
     SERVING,
@@ -56,6 +57,7 @@ def is_at_rest(books: Books) -> bool:
         or books.moving
         or books.hopeful
         or books.is_crowded
+        or books.leaking
         or books.agenda.late(books.now)
         or books.ledger.is_over_any_budget()
     )
@@ -233,7 +235,7 @@ def _ends_of_patience(books: Books) -> Iterator[Instant]:
 def _failing(books: Books) -> Iterator[ModelRecord]:
     for model in list(books.failing):
         record = books.models.get(model)
-        if record is not None and record.failures:
+        if record is not None and (record.failures or record.retry_at > books.now):
             yield record
         else:
             del books.failing[model]
@@ -249,4 +251,5 @@ STEPS = (
     raise_wanted,
     thin_out,
     demote_idle,
+    restart_leaking,
 )

@@ -271,5 +271,6 @@ def _replica(replica: Replica, now: float) -> ReplicaView:
         device_bytes=replica.held.device_bytes,
         host_bytes=replica.held.host_bytes,
         leases=len(replica.leases),
+        residual_growth_bytes=max([r.growth_bytes for r in replica.residuals.values()], default=0),
         since_s=max(0.0, now - replica.since) if replica.since > -inf else 0.0,
     )

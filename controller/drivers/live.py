@@ -40,6 +40,7 @@ from controller.core.events import (
     ModelAdded,
     NodeJoined,
     NodeLost,
+    RanOutOfMemory,
     TimePassed,
 )
 from controller.core.fleet import Fleet
@@ -71,6 +72,7 @@ from workers.engine import (
     EngineSpec,
     KVExport,
     Memory,
+    OutOfMemory,
     Report,
     Rest,
 )
@@ -279,6 +281,8 @@ class LiveDriver:
             event = await self._answer(command)
         except CanaryMismatch as mismatch:
             event = CanaryDisagreed(self.now(), op, replica, str(mismatch))
+        except OutOfMemory as error:
+            event = _starvation(command, self.now(), str(error))
         except EngineError as error:
             event = _failure(command, self.now(), f"{type(error).__name__}: {error}")
         seconds = event.at - began
@@ -398,6 +402,12 @@ class LiveDriver:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
+
+
+def _starvation(command: Order, at: Instant, reason: str) -> Event:
+    if isinstance(command, StartEngine | SleepEngine | WakeEngine):
+        return RanOutOfMemory(at, command.op, command.replica, reason)
+    return _failure(command, at, reason)
 
 
 def _failure(command: Order, at: Instant, reason: str) -> Event:

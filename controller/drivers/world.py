@@ -23,6 +23,7 @@ from controller.core.events import (
     Event,
     KVExported,
     KVExportFailed,
+    RanOutOfMemory,
 )
 from controller.core.names import (
     NOTHING,
@@ -52,6 +53,10 @@ class Faults:
     answers_late: float = 0.0
     answers_twice: float = 0.0
     canary_disagrees: float = 0.0
+    runs_out: float = 0.0
+    """A start or a wake finds too little memory."""
+    leaks: float = 0.0
+    """A sleep leaves a byte more than the one before."""
     hangs: float = 0.0
     """The order is never answered."""
     dies_later: float = 0.0
@@ -71,6 +76,7 @@ class SimulatedEngine:
     depth: Depth | None = None
     """None until it has started."""
     is_broken: bool = False
+    leaked_bytes: int = 0
     requests: dict[RequestId, None] = field(default_factory=dict)
 
 
@@ -172,6 +178,10 @@ class World:
                 return KVExportFailed(at, order.op, order.replica, "the tier is away")
             engine.is_broken = True
             return EngineFailed(at, order.op, order.replica, "it broke")
+        rises = isinstance(order, StartEngine | WakeEngine)
+        if rises and self._happens(self.faults.runs_out):
+            engine.is_broken = True
+            return RanOutOfMemory(at, order.op, order.replica, "too little is there")
         match order:
             case StartEngine():
                 engine.depth = Depth.AWAKE
@@ -180,6 +190,7 @@ class World:
                 return KVExported(at, order.op, order.replica)
             case SleepEngine(depth=depth):
                 engine.depth = depth
+                engine.leaked_bytes += self._happens(self.faults.leaks)
                 return EngineFellAsleep(at, order.op, order.replica, self._held(engine))
             case WakeEngine() if self._happens(self.faults.canary_disagrees):
                 engine.is_broken = True
@@ -194,7 +205,12 @@ class World:
 
     def _held(self, engine: SimulatedEngine) -> Footprint:
         depth = engine.depth
-        return NOTHING if depth is None else self.sizes[engine.model].get(depth, NOTHING)
+        if depth is None:
+            return NOTHING
+        held = self.sizes[engine.model].get(depth, NOTHING)
+        if depth is Depth.AWAKE:
+            return held
+        return Footprint(held.device_bytes + engine.leaked_bytes, held.host_bytes)
 
     def _seconds(self, order: Order, model: ModelName) -> float:
         if self.seconds_of is not None:

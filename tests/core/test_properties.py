@@ -39,6 +39,7 @@ from controller.core.events import (
     ModelRemoved,
     NodeLost,
     PinOrdered,
+    RanOutOfMemory,
     RequestArrived,
     RequestCancelled,
     SwitchOrdered,
@@ -68,6 +69,7 @@ from controller.core.own_ladder import GIB
 from tests.core.fleets import ladder, node, policy, sizes, spec, to_be_had
 
 Order = StartEngine | ExportKV | SleepEngine | WakeEngine | StopEngine
+RISES = (StartEngine, WakeEngine)
 MODELS = st.sampled_from([ModelName(name) for name in "abcd"])
 DEPTHS = st.sampled_from([Depth.KV_RELEASED, Depth.LEVEL_1, Depth.LEVEL_2, Depth.STOPPED])
 NODES = st.sampled_from(["n", "m"])
@@ -87,6 +89,7 @@ class AnyOrder(RuleBasedStateMachine):
             maximum_wait_behind_s=2.0,
             most_sleepers=1,
             tenant_limits=Limits(running=3, waiting=4),
+            residual_growth_bytes=2,
             times=OrderTimes(3.0, 2.0, 4.0, 9.0, 5.0, 8.0, 8.0, 6.0),
             prices=Prices(1.0 * GIB, 0.1 * GIB, 10.0),
         )
@@ -170,7 +173,8 @@ class AnyOrder(RuleBasedStateMachine):
             case ExportKV(op=op, replica=name):
                 event = KVExported(at, op, name)
             case SleepEngine(op=op, replica=name, depth=depth):
-                event = EngineFellAsleep(at, op, name, held[depth])
+                left = Footprint(held[depth].device_bytes + more, held[depth].host_bytes)
+                event = EngineFellAsleep(at, op, name, left)
             case StopEngine(op=op, replica=name):
                 event = EngineStopped(at, op, name)
         self.feed(event)
@@ -182,6 +186,15 @@ class AnyOrder(RuleBasedStateMachine):
         order = self._take(pick)
         kind = KVExportFailed if isinstance(order, ExportKV) else EngineFailed
         event = kind(self.time, order.op, order.replica, "broke")
+        self.feed(event)
+        self.answered.append(event)
+
+    @precondition(lambda self: any(isinstance(o, RISES) for o in self.open.values()))
+    @rule()
+    def memory_runs_out(self) -> None:
+        order = next(o for o in self.open.values() if isinstance(o, RISES))
+        del self.open[order.op]
+        event = RanOutOfMemory(self.time, order.op, order.replica, "too little is there")
         self.feed(event)
         self.answered.append(event)
 

@@ -41,9 +41,14 @@ FAULTS = Faults(
     answers_late=0.05,
     answers_twice=0.1,
     canary_disagrees=0.08,
+    runs_out=0.04,
+    leaks=0.3,
     hangs=0.03,
     dies_later=0.1,
 )
+
+
+CROWDED = {"busy_leases": 3, "residual_growth_bytes": 1}
 
 
 def crowd(seed: int, faults: Faults, **more: Any) -> Simulator:
@@ -57,7 +62,7 @@ def crowd(seed: int, faults: Faults, **more: Any) -> Simulator:
     specs.append(spec("d", 8, devices_per_replica=2, deepest=Depth.LEVEL_2, max_restarts=5))
     specs.append(spec("e", 6, replicas=2, ladder=short, max_restarts=5))
     nodes = (node(0.0, "n", 2, 17, 24), node(0.0, "m", 2, 12, 8))
-    return simulator(*specs, seed=seed, faults=faults, nodes=nodes, busy_leases=3, **more)
+    return simulator(*specs, seed=seed, faults=faults, nodes=nodes, **CROWDED, **more)
 
 
 def ask_around(sim: Simulator, seed: int, count: int = 40, seconds: float = 300.0) -> None:
@@ -156,7 +161,7 @@ def test_a_journal_replays_to_itself(seed: int) -> None:
     ask_around(sim, seed)
     order_about(sim, seed)
     sim.run()
-    replayed = Fleet(policy(busy_leases=3))
+    replayed = Fleet(policy(**CROWDED))
     for event, commands in sim.journal:
         assert replayed.handle(event) == commands
 

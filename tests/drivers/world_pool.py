@@ -21,6 +21,7 @@ from controller.core.events import (
     Event,
     KVExported,
     KVExportFailed,
+    RanOutOfMemory,
 )
 from controller.core.names import (
     Depth,
@@ -43,6 +44,7 @@ from workers.engine import (
     EngineSpec,
     KVExport,
     Memory,
+    OutOfMemory,
     Progress,
     Report,
     Rest,
@@ -223,6 +225,8 @@ def _told(answer: Event) -> Memory:
             raise EngineError(reason)
         case CanaryDisagreed(reason=reason):
             raise CanaryMismatch(reason)
+        case RanOutOfMemory(reason=reason):
+            raise OutOfMemory(reason)
         case EngineFailed(reason=reason):
             raise EngineError(reason)
         case _:

@@ -49,6 +49,7 @@ def fleet() -> Iterator[LiveFleet]:
             fake("wakes-never", faults={"wake": ["hang"]}),
             fake("other-answers", faults={"wake": ["canary"]}),
             fake("dies-waking", faults={"wake": ["die"]}),
+            fake("starves", faults={"wake": ["oom", "ok"]}),
             fake("stubborn", faults={"stop": ["hang"]}),
         ],
     }
@@ -70,7 +71,11 @@ async def ask(fleet: LiveFleet, model: str, **more: Any) -> httpx.Response:
 
 
 @pytest.mark.parametrize(
-    "model", ["plain", "wakes-badly", "wakes-never", "other-answers", "dies-waking", "stubborn"]
+    "model",
+    [
+        *("plain", "wakes-badly", "wakes-never", "other-answers", "dies-waking", "stubborn"),
+        "starves",
+    ],
 )
 async def test_a_request_for_a_sleeper_is_answered_whatever_the_wake_does(
     fleet: LiveFleet, model: str

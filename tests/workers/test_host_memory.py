@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from workers.capacity import GpuMemory
-from workers.host_memory import HostMemory, file_bytes, host_memory, own_bytes
+from workers.host_memory import HostMemory, file_bytes, host_memory, kills, own_bytes
 from workers.node_memory import Own, node_memory, own_of
 from workers.pool_values import ResourceMemory
 
@@ -90,6 +90,12 @@ def test_this_machine_can_be_read() -> None:
     memory = host_memory()
     assert 0 < memory.available_bytes <= memory.total_bytes
     assert own_bytes([os.getpid()]) > MIB
+
+
+def test_the_kernels_kills_are_counted(kernel: Kernel) -> None:
+    assert kills(kernel.proc) == 0
+    kernel.write("proc/vmstat", "nr_free_pages 5\noom_kill 3")
+    assert kills(kernel.proc) == 3
 
 
 def test_what_processes_hold_adds_up_and_the_dead_count_nothing(kernel: Kernel) -> None:
