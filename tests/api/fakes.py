@@ -51,6 +51,7 @@ class FakeLeases:
     broken: list[tuple[Lease, str]] = field(default_factory=list)
     held: int = 0
     withdrawn: asyncio.Event = field(default_factory=asyncio.Event)
+    at_the_gate: asyncio.Event = field(default_factory=asyncio.Event)
     idle: asyncio.Event = field(default_factory=asyncio.Event)
 
     @asynccontextmanager
@@ -91,6 +92,7 @@ class FakeLeases:
             self.idle.set()
 
     async def _opened(self, gate: asyncio.Event) -> None:
+        self.at_the_gate.set()
         try:
             await gate.wait()
         except asyncio.CancelledError:

@@ -191,8 +191,10 @@ async def test_a_waiting_request_that_is_no_stream_waits_silently(stand: Stand) 
     stand.leases.gates["chat"] = asyncio.Event()
     await stand.engine()
     client = await stand.open()
+    asking = asyncio.create_task(client.post(CHAT, json=asks()))
+    await stand.leases.at_the_gate.wait()
     asyncio.get_running_loop().call_later(0.1, stand.leases.gates["chat"].set)
-    answer = await client.post(CHAT, json=asks())
+    answer = await asking
     assert int(answer.headers["x-torpor-queue-ms"]) >= 90
     assert answer.headers["content-type"] == "application/json"
 
