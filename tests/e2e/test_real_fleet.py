@@ -116,15 +116,16 @@ def test_a_history_that_is_kept_here_is_one_that_the_caller_sends(client: openai
         temperature=0,
         max_output_tokens=24,
     )
-    with client.chat.completions.stream(
+    stream = client.chat.completions.create(
         model="smollm2",
         messages=asked[1:],
         temperature=0,
         max_tokens=24,
+        stream=True,
         store=True,
         extra_headers={"x-conversation-id": made.id},
-    ) as stream:
-        second = stream.get_final_completion().choices[0].message.content
+    )
+    second = "".join(chunk.choices[0].delta.content or "" for chunk in stream if chunk.choices)
     told = {"role": "assistant", "content": first.output_text}
     assert second == ask(client, "smollm2", [asked[0], told, asked[1]], 24)
     kept = list(client.conversations.items.list(made.id, order="asc"))
