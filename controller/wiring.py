@@ -185,7 +185,7 @@ def _kept(store: Redis | Path | None, seal: Seal | None) -> HistoryStore | None:
         return None
     if store is None:
         raise RuntimeError("there is no store for what is said: `torpor serve` starts one")
-    return HistoryStore(client_at(store), seal)
+    return HistoryStore.at(store, seal)
 
 
 def _histories(

@@ -16,26 +16,38 @@ import json
 from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, cast
 
 from redis.asyncio import Redis
 from redis.asyncio.client import Pipeline
+from redis.asyncio.retry import Retry
+from redis.backoff import ExponentialBackoff
 
 from kv_store.conversations import ConversationKey
 from kv_store.history import History, HistoryUnreadable, Item, KeptResponse
 from kv_store.history_seal import Seal
 from kv_store.records import in_our_words
+from kv_store.redis_client import client_at
+from kv_store.settings import Redis as Settings
 
 _NAMESPACE = "torpor"
 _HEAD = b"head"
 _PATIENCE_S = 10.0
 """A store that answers no sooner is away."""
+_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 0.5
+"""Before it is tried again, four times: the embedded store is back within about a second."""
 _LARGE_BYTES = 256 << 10
 """Opening so much takes milliseconds, in which others would wait."""
 
 
 class HistoryStore:
     """All but close raise RecordsUnavailable; what reads raises HistoryUnreadable."""
+
+    @classmethod
+    def at(cls, store: Settings | Path, seal: Seal) -> HistoryStore:
+        """A path: the embedded store's socket."""
+        return cls(client_at(store, Retry(ExponentialBackoff(_LONGEST_PAUSE_S, _PAUSE_S), 4)), seal)
 
     def __init__(self, redis: Redis, seal: Seal, *, namespace: str = _NAMESPACE) -> None:
         self._redis = redis

@@ -170,13 +170,10 @@ async def test_what_is_not_as_it_was_kept_is_not_read(
 
 
 async def test_an_absent_store_is_unavailable(tmp_path: Path) -> None:
-    store = HistoryStore(client_at(tmp_path / "nobody"), Seal([OLD]))
+    store = HistoryStore.at(tmp_path / "nobody", Seal([OLD]))
     for asked in (
-        store.known(),
         store.load(KEY),
         store.append(KEY, BEGUN, [item(1)], 1.0),
-        store.responses("", ["resp_1"]),
-        store.forget(KEY),
     ):
         with pytest.raises(RecordsUnavailable):
             await asked
