@@ -240,7 +240,7 @@ async def fresh(stand: Stand) -> AsyncIterator[httpx.AsyncClient]:
 async def test_streams_outlive_the_deciding_process_and_who_waits_is_served_by_the_next() -> None:
     async with a_stand() as stand:
         await stand.get("/fleet")
-        events = asked(300, stream=True)
+        events = asked(700, stream=True)
         async with stand.client.stream("POST", "/v1/completions", json=events) as running:
             lines = running.aiter_lines()
             await anext(lines)
