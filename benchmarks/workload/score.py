@@ -6,13 +6,10 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from benchmarks.result import Labels, Measure
+from benchmarks.result import Labels, Measure, thinned
 from benchmarks.workload.scenario import Objective
 
 _DIGITS = 5
-_MOST_VALUES = 2_500
-"""Of a longer series so many are kept, evenly in order of size, the least and the largest among
-them: its percentiles stay."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +83,4 @@ def _series(name: str, values: Iterable[float | None], labels: Labels) -> list[M
     known = [round(value, _DIGITS) for value in values if value is not None]
     if not known:
         return []
-    if len(known) > _MOST_VALUES:
-        in_order, step = sorted(known), (len(known) - 1) / (_MOST_VALUES - 1)
-        known = [in_order[round(number * step)] for number in range(_MOST_VALUES)]
-    return [Measure(name=name, unit="s", values=tuple(known), labels=labels, better="lower")]
+    return [Measure(name=name, unit="s", values=thinned(known), labels=labels, better="lower")]
