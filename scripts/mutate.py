@@ -40,6 +40,7 @@ QUICK = [
     "rooms",
     "golden",
     "never_fits",
+    "orders",
     "grants",
     "conversations",
     "invariants",

@@ -1,0 +1,85 @@
+"""Orders of administrators against one another: a later one calls off earlier ones of its model,
+and of no other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from controller.core.commands import Command, FinishOperation, GrantLease
+from controller.core.events import DemotionOrdered, EngineFailed, RequestArrived, WakeOrdered
+from controller.core.names import (
+    Depth,
+    Limits,
+    ModelName,
+    OperationId,
+    ReplicaId,
+    RequestId,
+)
+from tests.core.fleets import Story, spec
+
+
+def wakes(story: Story, order: str, model: str) -> list[Command]:
+    return story.feed(WakeOrdered(story.time, OperationId(order), ModelName(model)))
+
+
+def sleeps(story: Story, order: str, model: str) -> list[Command]:
+    deep = Depth.LEVEL_2
+    return story.feed(DemotionOrdered(story.time, OperationId(order), ModelName(model), deep))
+
+
+def finished(commands: Sequence[Command]) -> dict[str, str]:
+    ends = [command for command in commands if isinstance(command, FinishOperation)]
+    return {end.operation: end.error for end in ends}
+
+
+def test_an_order_to_sleep_calls_off_the_wakes_of_its_model_alone() -> None:
+    story = Story(spec("a", 10), spec("b", 10))
+    wakes(story, "o1", "a")
+    wakes(story, "o2", "b")
+    assert finished(sleeps(story, "o3", "a")) == {"o1": "called off by o3"}
+    assert finished(story.answers("b#0")) == {"o2": ""}
+
+
+def test_an_order_to_wake_calls_off_the_demotions_of_its_model_alone() -> None:
+    story = Story(spec("a", 10), spec("b", 10))
+    for model in ("a", "b"):
+        story.raises(f"r-{model}", model)
+        assert finished(sleeps(story, f"sleep-{model}", model)) == {}
+    assert finished(wakes(story, "o", "a")) == {"sleep-a": "called off by o", "o": ""}
+    story.releases("r-b")
+    assert finished(story.answers("b#0")) == {"sleep-b": ""}
+
+
+def test_a_wake_that_cannot_be_ends_with_the_reason_and_ends_no_other() -> None:
+    story = Story(spec("a", 10, max_restarts=1), spec("b", 10))
+    wakes(story, "o1", "a")
+    wakes(story, "o2", "b")
+    order = story.fleet.replicas[ReplicaId("a#0")].order
+    assert order is not None
+    failed = story.feed(EngineFailed(story.time, order.op, ReplicaId("a#0"), "no weights"))
+    assert finished(failed).keys() == {"o1"}
+    assert "no weights" in finished(failed)["o1"]
+
+
+def test_the_story_names_the_order_for_which_a_model_was_raised() -> None:
+    story = Story(spec("a", 10), spec("b", 10))
+    wakes(story, "o1", "a")
+    wakes(story, "o2", "b")
+    told = {name: replica.story[-1].why for name, replica in story.fleet.replicas.items()}
+    assert told == {"a#0": "operation o1", "b#0": "operation o2"}
+
+
+def test_who_was_never_served_comes_before_who_was_served_once() -> None:
+    story = Story(spec("a", 10, limits=Limits(running=1)))
+
+    def asks(request: str, tenant: str) -> None:
+        arrives = RequestArrived(story.time, RequestId(request), ModelName("a"), tenant=tenant)
+        story.feed(arrives)
+
+    asks("x1", "x")
+    story.answers("a#0")
+    asks("x2", "x")
+    asks("y1", "y")
+    (granted,) = story.releases("x1")
+    assert isinstance(granted, GrantLease)
+    assert granted.request == "y1"
