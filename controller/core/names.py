@@ -199,10 +199,10 @@ class OrderTimes:
 
     factor: float = 10.0
     """So many times what it was measured to take …"""
-    least_s: float = 30.0
-    """… and no less than this …"""
+    least_s: float = 60.0
+    """… and no less than this: weights of a level-2 sleeper may come from memory, or a disk …"""
     least_start_s: float = 120.0
-    """… or, of a start, than this: weights may come from the disk, or from memory …"""
+    """… or, of a start, than this …"""
     start_s: float = 900.0
     """… and at the most, or where nothing was measured, these."""
     export_s: float = 60.0
