@@ -39,8 +39,8 @@ def draw_all(result: Result) -> dict[str, Figure]:
         for name, group in by_name(result.measures).items()
         if any(len(measure.values) > 1 for measure in group) or len(group) > 1
     }
-    timelines = {f"residency {name}": timeline(spans) for name, spans in result.timelines.items()}
-    return pictures | timelines
+    timelines = {f"residency {name}": spans for name, spans in result.timelines.items()}
+    return pictures | {name: timeline(name, spans) for name, spans in timelines.items()}
 
 
 def save_all(result: Result, directory: Path) -> list[Path]:
@@ -55,26 +55,29 @@ def save_all(result: Result, directory: Path) -> list[Path]:
 
 
 def distribution(name: str, measures: Sequence[Measure]) -> Figure:
-    """A bar to the median of each measure, a line to its 95th percentile, a dot at its 99th."""
+    """A bar to the median of each measure, a line to its 95th percentile, a dot at its 99th. A
+    logarithmic axis has no zero for bars to begin at: there a square stands at the median."""
     figure = Figure(figsize=(_WIDTH_IN, 0.8 + 0.34 * len(measures)))
     axes = figure.add_subplot()
     rows = range(len(measures))
     unit, size = _axis(measures)
     shared = _shared(measures)
     said = [summary([value / size for value in measure.values]) for measure in measures]
-    axes.barh(rows, [s.median for s in said], color="#5b8def", height=0.6)
+    medians, mark = [s.median for s in said], "bar"
+    if _is_wide(medians):
+        axes.set_xscale("log")
+        unit, mark = f"{unit}, logarithmic", "square"
+        axes.plot(medians, rows, "s", color="#5b8def", markersize=9)
+    else:
+        axes.barh(rows, medians, color="#5b8def", height=0.6)
+        axes.set_xlim(left=min(0.0, *(s.low for s in said)))
     for row, s in zip(rows, said, strict=True):
         if s.count > 1:
             axes.plot([s.low, s.p95], [row, row], color="#1d3557", linewidth=1.2)
             axes.plot([s.p99], [row], "o", color="#d64545", markersize=4)
     axes.set_yticks(rows, [_own(measure, shared) or name for measure in measures], fontsize=8)
-    axes.invert_yaxis()
-    if _is_wide([s.median for s in said]):
-        axes.set_xscale("log")
-        unit += ", logarithmic"
-    else:
-        axes.set_xlim(left=min(0.0, *(s.low for s in said)))
-    axes.set_xlabel(f"{unit} (bar: median; line: least to p95; dot: p99)", fontsize=8)
+    axes.set_ylim(len(measures) - 0.4, -0.6)
+    axes.set_xlabel(f"{unit} ({mark}: median; line: least to p95; dot: p99)", fontsize=8)
     axes.set_title(f"{name.replace('_', ' ')}  {told(shared)}".rstrip(), fontsize=10, loc="left")
     axes.grid(axis="x", alpha=0.3)
     return figure
@@ -104,9 +107,9 @@ def _is_wide(medians: Sequence[float]) -> bool:
     return min(medians) > 0 and max(medians) / min(medians) > _WIDE
 
 
-def timeline(spans: Sequence[Span]) -> Figure:
-    """A lane a model, coloured by its state."""
-    lanes = list(dict.fromkeys(span.lane for span in spans))
+def timeline(name: str, spans: Sequence[Span]) -> Figure:
+    """A lane a replica, coloured by its state."""
+    lanes = sorted({span.lane for span in spans})
     figure = Figure(figsize=(_WIDTH_IN, 0.9 + 0.26 * len(lanes)))
     axes = figure.add_subplot()
     for span in spans:
@@ -118,7 +121,9 @@ def timeline(spans: Sequence[Span]) -> Figure:
     axes.set_yticks(range(len(lanes)), lanes, fontsize=8)
     axes.invert_yaxis()
     axes.set_xlabel("seconds", fontsize=8)
-    states = dict.fromkeys(span.state for span in spans)
+    axes.set_title(name, fontsize=10, loc="left")
+    seen = {span.state for span in spans}
+    states = [state for state in _STATES if state in seen] + sorted(seen - _STATES.keys())
     legend = [Patch(color=_STATES.get(state, _OTHER), label=state) for state in states]
     axes.legend(handles=legend, loc="upper left", bbox_to_anchor=(1.0, 1.0), fontsize=7)
     return figure

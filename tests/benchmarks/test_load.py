@@ -22,11 +22,15 @@ from benchmarks.load.sending import Load, send_all
 from benchmarks.load.watching import seen, watch
 from benchmarks.result import read
 from benchmarks.running import BenchError
+from benchmarks.workload import scenario as scenarios
 from benchmarks.workload.arrivals import Arrival, arrivals
 from benchmarks.workload.residency import Residency
 from benchmarks.workload.scenario import Scenario
 from controller.core.names import Depth, Ladder, ModelName
 from controller.ports import FleetView, ModelView, ReplicaView
+from controller.settings import load
+
+ROOT = Path(__file__).parents[2]
 
 TINY: dict[str, Any] = {
     "duration_s": 30,
@@ -199,6 +203,17 @@ def test_one_fleet_is_asked_not_two(tmp_path: Path) -> None:
     asked = Scenario.model_validate(TINY)
     with pytest.raises(BenchError, match="give one of"):
         target_of(asked, tmp_path / "f.yaml", "http://x", None, None, Options())
+
+
+def test_policies_are_compared_where_one_model_fits_awake() -> None:
+    for file in ("examples/room-for-one.yaml", "benchmarks/fleets/room-for-one-fake.yaml"):
+        raw = yaml.safe_load((ROOT / file).read_text())
+        names = [model["name"] for model in raw["models"]]
+        assert names == [model.name for model in scenarios.read("laptop-bursts").models]
+    settings = load(ROOT / file)
+    awake, asleep = (settings.models[0].spec.footprints[d] for d in (Depth.AWAKE, Depth.LEVEL_1))
+    least = awake.device_bytes + 2 * asleep.device_bytes
+    assert least <= settings.memory.device_bytes < 2 * awake.device_bytes
 
 
 def test_a_policy_changes_what_the_fleet_decides_and_nothing_else() -> None:
