@@ -82,7 +82,7 @@ def _under(
 ) -> None:
     with _fleet(target, policy, run) as url, FleetClient(url, target.key) as fleet:
         if target.settings is not None:
-            _wake_each(fleet, policy, run)
+            _wake_each(fleet, run)
         view = fleet.fleet()
         objective, max_wait_s = scenario.objective, scenario.max_wait_s
         if target.is_fake:
@@ -164,11 +164,10 @@ def _placed(settings: Settings, directory: Path) -> Settings:
     )
 
 
-def _wake_each(fleet: FleetClient, policy: Policy, run: Run) -> None:
-    """So that nobody is judged by a first start; the most popular come last and stay awake. Where
-    nobody sleeps, only the most popular one is started: the others would be stopped again."""
-    models = fleet.models()
-    for model in reversed(models if policy.keeps_sleepers else models[:1]):
+def _wake_each(fleet: FleetClient, run: Run) -> None:
+    """So that nobody is judged by a first start, and the fleet knows what each takes; the most
+    popular come last and stay awake."""
+    for model in reversed(fleet.models()):
         run.say(f"starting {model.model}")
         if error := fleet.wake(model.model).error:
             raise BenchError(f"{model.model} does not start: {error}")

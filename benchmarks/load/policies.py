@@ -27,10 +27,6 @@ class Policy:
     in_order: bool = False
     """Each request is sent when the one before it was granted."""
 
-    @property
-    def keeps_sleepers(self) -> bool:
-        return self.evict_to is not Depth.STOPPED
-
     def applied(self, settings: Settings) -> Settings:
         if self.evict_to is None:
             return settings

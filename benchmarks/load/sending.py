@@ -24,7 +24,7 @@ from controller.core.names import ModelName
 _ANSWER_S = 600.0
 """A request that was granted and takes longer is given up."""
 _CONNECT_S = 10.0
-_NO_TURN = "deadline_passed"
+_TOO_LATE = "deadline_passed"
 
 
 @dataclass(slots=True)
@@ -99,13 +99,22 @@ async def _in_its_turn(
     asked: dict[str, Any],
     clock: Clock,
 ) -> Outcome:
+    """The fleet itself refuses nobody for waiting too long: who is not granted in time leaves."""
+    turn = ExitStack()
+
+    def granted() -> None:
+        turn.close()
+        if not limit.expired():
+            limit.reschedule(None)
+
     try:
-        async with asyncio.timeout(arrival.at_s + max_wait_s - clock()):
+        async with asyncio.timeout(arrival.at_s + max_wait_s - clock()) as limit:
             await turns.acquire()
+            turn.callback(turns.release)
+            held_s = clock() - arrival.at_s
+            outcome = await ask(http, arrival, asked, _ANSWER_S, clock, granted)
     except TimeoutError:
-        return Outcome(f"r{arrival.number}", str(asked["model"]), arrival.at_s, shed=_NO_TURN)
-    held_s = clock() - arrival.at_s
-    with ExitStack() as turn:
-        turn.callback(turns.release)
-        outcome = await ask(http, arrival, asked, max_wait_s - held_s, clock, turn.close)
+        return Outcome(f"r{arrival.number}", str(asked["model"]), arrival.at_s, shed=_TOO_LATE)
+    finally:
+        turn.close()
     return replace(outcome, queue_s=None if outcome.queue_s is None else outcome.queue_s + held_s)

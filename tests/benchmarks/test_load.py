@@ -157,12 +157,12 @@ async def test_in_order_each_is_sent_when_the_one_before_it_was_granted() -> Non
     assert all((outcome.queue_s or 0) > 0.04 for outcome in load.outcomes)
 
 
-async def test_whoever_has_no_turn_in_time_is_refused() -> None:
-    load = load_of(arrival(0), arrival(1))
+async def test_whoever_is_not_granted_in_time_leaves_and_makes_way() -> None:
+    load = load_of(arrival(0), arrival(1), arrival(2))
     load.turns, load.max_wait_s = asyncio.Lock(), 0.01
-    await load.turns.acquire()
-    await sent(load, Engine(crowd=1))
-    assert [outcome.shed for outcome in load.outcomes] == ["deadline_passed"] * 2
+    await sent(load, Engine(crowd=4))
+    assert [outcome.shed for outcome in load.outcomes] == ["deadline_passed"] * 3
+    assert not load.turns.locked()
 
 
 async def test_the_fleets_events_become_residency() -> None:
