@@ -16,6 +16,6 @@ Knows neither controller nor engines. The seams for whoever wires it:
   ``workers.kv_seat`` receives it and makes the header ``x-torpor-kv``.
 
 ``connector`` and ``connector_worker`` run in vLLM; ``server_main``, ``server_module``,
-``server_chunks``, ``guard``, ``redis_adapter`` and ``directory_bound`` in LMCache's server. See
-docs/kv.md.
+``server_chunks``, ``durable_adapter`` with its places (``directory_adapter``, ``redis_adapter``)
+and ``seals`` in LMCache's server. See docs/kv.md.
 """

@@ -122,10 +122,6 @@ class Chunks:
     def _largest(self, keys: list[ObjectKey]) -> int:
         return max(map(self._size, keys), default=0)
 
-    def delete_durable(self, key: ObjectKey) -> None:
-        for adapter in self._adapters():
-            adapter.delete([key])
-
     def _keys(self, prefix: Prefix) -> tuple[list[ObjectKey], int]:
         hasher = self._context.token_hasher
         tokens = list(prefix.tokens)

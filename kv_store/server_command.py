@@ -22,7 +22,7 @@ from typing import Any
 from kv_store.settings import Directory, Redis, TierSettings
 
 GIB = 1024**3
-GUARD, REDIS = "torpor-guard", "torpor-redis"
+DIRECTORY, REDIS = "torpor-directory", "torpor-redis"
 USERNAME, PASSWORD = "TORPOR_KV_REDIS_USERNAME", "TORPOR_KV_REDIS_PASSWORD"
 """Of the store, in the server's environment."""
 _SEGMENT_PREFIX = "lmcache_l1_pool_"
@@ -46,7 +46,10 @@ def _arguments(settings: TierSettings, port: int, http_port: int) -> Iterator[st
     yield from ("--chunk-size", str(settings.chunk_tokens), "--hash-algorithm", "blake3")
     yield from ("--supported-transfer-mode", "engine_driven", "--eviction-policy", "LRU")
     yield from ("--max-cpu-workers", "4", "--l2-prefetch-policy", "retain")
-    yield from ("--server-module", json.dumps(_module(settings)))
+    yield from (
+        "--server-module",
+        json.dumps({"module_path": "kv_store.server_module", "config": {}}),
+    )
     if settings.durable is not None:
         yield from ("--l2-adapter", json.dumps(_adapter(settings)))
 
@@ -76,8 +79,8 @@ def segment_path(settings: TierSettings) -> Path:
 
 def _adapter(settings: TierSettings) -> dict[str, Any]:
     match settings.durable:
-        case Directory(path=path):
-            return {"type": "fs", "base_path": str(path), "serde": {"type": GUARD}}
+        case Directory(path=path, limit_bytes=limit_bytes):
+            return {"type": DIRECTORY, "path": str(path), "limit_bytes": limit_bytes}
         case Redis() as redis:
             trust = {"ca": str(redis.ca)} if redis.ca is not None else {}
             return trust | {
@@ -89,11 +92,3 @@ def _adapter(settings: TierSettings) -> dict[str, Any]:
             }
         case None:
             raise ValueError("no durable tier")
-
-
-def _module(settings: TierSettings) -> dict[str, Any]:
-    config: dict[str, Any] = {}
-    if isinstance(settings.durable, Directory) and settings.durable.limit_bytes is not None:
-        config["directory"] = str(settings.durable.path)
-        config["limit_bytes"] = settings.durable.limit_bytes
-    return {"module_path": "kv_store.server_module", "config": config}

@@ -1,6 +1,6 @@
 """LMCache's server with our parts in it: the process behind ``kv_store.lmcache_server``.
 
-The guard and the Redis adapter must be known before LMCache reads its arguments, which is why
+Our adapters must be known before LMCache reads its arguments, which is why
 this is not ``lmcache server``. It dies with whoever started it: its standard input is a pipe, and
 when that ends it goes, with its shared memory. (The kernel's parent-death signal follows the
 *thread* that forked, so it is not used.)
@@ -32,7 +32,8 @@ from lmcache.v1.multiprocess.config import (
 )
 from lmcache.v1.multiprocess.http_server import run_http_server
 
-from kv_store import guard, redis_adapter
+from kv_store import directory_adapter, redis_adapter
+from kv_store.seals import DigestSeal
 
 _POLITE_S = 5.0
 
@@ -42,8 +43,9 @@ def main() -> int:
     threading.Thread(target=_die_with_parent, args=(args.shm_name,), daemon=True).start()
     # A line for each health check is no news.
     logging.getLogger("uvicorn.access").addFilter(lambda _: False)
-    guard.register()
-    redis_adapter.register()
+    seal = DigestSeal()
+    for destination in (directory_adapter, redis_adapter):
+        destination.register(seal)
     run_http_server(
         http_config=parse_args_to_http_frontend_config(args),
         mp_config=parse_args_to_mp_server_config(args),

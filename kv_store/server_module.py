@@ -3,16 +3,13 @@
 It adds routes to LMCache's HTTP server, on the same loopback port: ``POST /torpor/export``,
 ``/torpor/settle``, ``/torpor/verify``, ``/torpor/where``, ``/torpor/release`` and
 ``/torpor/delete`` (``kv_store.server_chunks``), ``/torpor/recall`` (``kv_store.server_recall``),
-and ``GET /torpor/lookups/{request}``, which says from which tier a request's KV came. Besides, it
-deletes chunks that the guard refused, and keeps a directory within its bound.
+and ``GET /torpor/lookups/{request}``, which says from which tier a request's KV came.
 """
 
 from __future__ import annotations
 
-import threading
 from collections import OrderedDict
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from fastapi import APIRouter, HTTPException
@@ -20,8 +17,6 @@ from lmcache.v1.mp_observability.event import Event, EventType
 from lmcache.v1.multiprocess.engine_context import MPCacheServerContext
 from lmcache.v1.multiprocess.ext_server_module import ExtServerModuleBuildContext
 
-from kv_store import guard
-from kv_store.directory_bound import DirectoryBound
 from kv_store.lmcache_client import Looked, Prefix
 from kv_store.server_chunks import Chunks
 from kv_store.server_recall import NotAttached, Recalls
@@ -54,25 +49,22 @@ class Settling:
 
 
 class TorporModule:
-    def __init__(self, context: MPCacheServerContext, bound: DirectoryBound | None) -> None:
+    def __init__(self, context: MPCacheServerContext) -> None:
         self._context = context
-        self._bound = bound
         self._chunks = Chunks(context)
         self._recalls = Recalls(context)
         self._looked: OrderedDict[str, Looked] = OrderedDict()
         context.event_bus.subscribe(EventType.MP_LOOKUP_PREFETCH_END, self._remember)
-        threading.Thread(target=self._delete_suspects, name="suspects", daemon=True).start()
 
     @property
     def context(self) -> MPCacheServerContext:
         return self._context
 
     def report_status(self) -> dict[str, Any]:
-        return {"torpor": {"directory": self._bound.report() if self._bound else None}}
+        return {}
 
     def close(self) -> None:
-        if self._bound is not None:
-            self._bound.close()
+        """Nothing is open."""
 
     def router(self) -> APIRouter:
         router = APIRouter(prefix="/torpor")
@@ -125,18 +117,10 @@ class TorporModule:
         while len(self._looked) > _REMEMBERED_LOOKUPS:
             self._looked.popitem(last=False)
 
-    def _delete_suspects(self) -> None:
-        while True:
-            self._chunks.delete_durable(guard.suspects.get())
-
 
 def build_server_modules(built: ExtServerModuleBuildContext) -> TorporModule:
     from lmcache.v1.multiprocess.http_server import app
 
-    bound = None
-    if "directory" in built.config:
-        bound = DirectoryBound(Path(built.config["directory"]), built.config["limit_bytes"])
-        built.server_context.storage_manager.register_l2_listener(bound)
-    module = TorporModule(built.server_context, bound)
+    module = TorporModule(built.server_context)
     app.include_router(module.router())
     return module

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import redis
 
-from kv_store.guard import DIGEST_BYTES
 from kv_store.settings import Directory, Redis
+
+_HEAD = b"#head"
 
 
 @dataclass(frozen=True)
@@ -34,11 +35,12 @@ class RedisChunk:
     key: bytes
 
     def read(self) -> bytes:
-        return b"".join(self.client.mget([self.key + b"#digest", self.key]))  # type: ignore[arg-type]
+        return b"".join(self.client.mget([self.key + _HEAD, self.key]))  # type: ignore[arg-type]
 
     def write(self, chunk: bytes) -> None:
-        self.client.set(self.key + b"#digest", chunk[:DIGEST_BYTES])
-        self.client.set(self.key, chunk[DIGEST_BYTES:])
+        head_bytes = int(self.client.strlen(self.key + _HEAD))  # type: ignore[arg-type]
+        self.client.set(self.key + _HEAD, chunk[:head_bytes])
+        self.client.set(self.key, chunk[head_bytes:])
 
     def remove(self) -> None:
         self.client.delete(self.key)
@@ -52,10 +54,10 @@ Chunk = FileChunk | RedisChunk
 
 def chunks_of(durable: Directory | Redis, model: str) -> list[Chunk]:
     if isinstance(durable, Directory):
-        return [FileChunk(path) for path in sorted(durable.path.glob(f"{model}@*.data"))]
+        return [FileChunk(path) for path in sorted(durable.path.glob(f"{model}@*/*.kv"))]
     client = redis.Redis(durable.host, durable.port, password=durable.password)
     keys = sorted(client.keys(f"torpor:kv:chunk:{model}@*"))
-    return [RedisChunk(client, key) for key in keys if not key.endswith(b"#digest")]
+    return [RedisChunk(client, key) for key in keys if not key.endswith(_HEAD)]
 
 
 def flip(chunk: Chunk, where: int) -> None:

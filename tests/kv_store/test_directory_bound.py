@@ -30,12 +30,13 @@ def bounded(tmp_path: Path) -> Iterator[Opened]:
 
 
 def fill(directory: Path, files: int) -> None:
+    (directory / "folder").mkdir(exist_ok=True)
     for number in range(files):
-        (directory / f"{number}.data").write_bytes(bytes(10))
+        (directory / "folder" / f"{number}.kv").write_bytes(bytes(10))
 
 
 def used_bytes(directory: Path) -> int:
-    return 10 * len(list(directory.glob("*.data")))
+    return 10 * len(list(directory.glob("folder/*.kv")))
 
 
 async def test_what_is_not_lmcaches_is_left_alone(
@@ -44,15 +45,18 @@ async def test_what_is_not_lmcaches_is_left_alone(
     elsewhere = tmp_path_factory.mktemp("elsewhere") / "big"
     elsewhere.write_bytes(bytes(1000))
     (tmp_path / "lost+found").mkdir()
-    (tmp_path / "link").symlink_to(elsewhere)
+    (tmp_path / "link").symlink_to(elsewhere.parent)
+    (tmp_path / "lost+found" / "photo").write_bytes(bytes(1000))
+    (tmp_path / "big").write_bytes(bytes(1000))
     bound = bounded()
     assert bound.report()["used_bytes"] == 0
 
     fill(tmp_path, 30)
-    bound.on_l2_keys_stored([], [300])
+    bound.grown(300)
 
     await eventually(lambda: 0 < used_bytes(tmp_path) <= LIMIT_BYTES)
-    assert (tmp_path / "lost+found").is_dir()
+    assert (tmp_path / "lost+found" / "photo").exists()
+    assert (tmp_path / "big").exists()
     assert (tmp_path / "link").is_symlink()
     assert elsewhere.exists()
 
@@ -63,12 +67,12 @@ async def test_the_keeper_goes_on_after_trouble(
     bound = bounded()
     away = tmp_path.with_name("away")
     os.rename(tmp_path, away)
-    bound.on_l2_keys_stored([], [300])
+    bound.grown(300)
     await eventually(lambda: "cannot be kept" in caplog.text)
 
     os.rename(away, tmp_path)
     fill(tmp_path, 30)
-    bound.on_l2_keys_stored([], [300])
+    bound.grown(300)
 
     await eventually(lambda: 0 < used_bytes(tmp_path) <= LIMIT_BYTES)
 
@@ -76,8 +80,9 @@ async def test_the_keeper_goes_on_after_trouble(
 async def test_a_live_servers_draft_stays_and_a_dead_ones_goes(
     tmp_path: Path, bounded: Opened
 ) -> None:
-    live, dead = tmp_path / "live.tmp", tmp_path / "dead.tmp"
+    live, dead = tmp_path / "folder" / "live.tmp", tmp_path / "other" / "dead.tmp"
     for draft in (live, dead):
+        draft.parent.mkdir()
         draft.write_bytes(bytes(10))
     two_hours_ago = time.time() - 7200
     os.utime(dead, (two_hours_ago, two_hours_ago))
@@ -87,6 +92,7 @@ async def test_a_live_servers_draft_stays_and_a_dead_ones_goes(
 
     await eventually(lambda: not dead.exists() and used_bytes(tmp_path) <= LIMIT_BYTES)
     assert live.exists()
+    assert not dead.parent.exists(), "nothing was left in it"
 
 
 async def test_what_another_server_writes_is_noticed(tmp_path: Path, bounded: Opened) -> None:

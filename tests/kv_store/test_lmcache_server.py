@@ -81,7 +81,7 @@ async def test_a_directory_stays_within_its_bound(tier: Tier) -> None:
     durable = tier.settings.durable.path
 
     def used_bytes() -> int:
-        return sum(file.stat().st_size for file in durable.iterdir())
+        return sum(file.stat().st_size for file in durable.glob("*/*"))
 
     hand = tier.hand("growing")
     for seed in range(3):
@@ -90,24 +90,25 @@ async def test_a_directory_stays_within_its_bound(tier: Tier) -> None:
     await eventually(lambda: used_bytes() <= BOUND_BYTES)
 
     assert used_bytes() > BOUND_BYTES / 2
-    assert not list(durable.glob("dying-*")), "the longest unused went first"
+    assert not list(durable.glob("dying-*/*")), "the longest unused went first"
 
 
 async def test_the_directory_is_bounded_from_the_start(tmp_path: Path) -> None:
     durable = tmp_path / "durable"
-    durable.mkdir()
+    folder = durable / "m@0123"
+    folder.mkdir(parents=True)
     for number in range(60):
-        (durable / f"m@0x01000100@0@{number:04x}@s.data").write_bytes(bytes(32 * 1024))
-    draft = durable / "m@0x01000100@0@ffff@s.tmp"
+        (folder / f"{number:04x}.kv").write_bytes(bytes(32 * 1024))
+    draft = folder / "ffff.kv.0.tmp"
     draft.write_bytes(bytes(10))
     os.utime(draft, (0, 0))
 
     async for _ in serving(settings(durable), tmp_path / "server.log"):
         await eventually(
-            lambda: sum(file.stat().st_size for file in durable.iterdir()) <= BOUND_BYTES
+            lambda: sum(file.stat().st_size for file in durable.glob("*/*")) <= BOUND_BYTES
         )
 
-    assert not list(durable.glob("*.tmp"))
+    assert not list(durable.glob("*/*.tmp"))
 
 
 async def test_a_server_that_cannot_start_says_why(tmp_path: Path) -> None:

@@ -1,0 +1,177 @@
+"""What every durable tier is to LMCache, whatever it lies in and however it is sealed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from lmcache.v1.distributed.api import ObjectKey
+
+from kv_store.directory_adapter import DirectoryAdapter, DirectoryConfig
+from kv_store.durable_adapter import DurableAdapter
+from kv_store.redis_adapter import RedisAdapter, RedisConfig
+from kv_store.seals import CipherSeal, DigestSeal, Seal
+from kv_store.server_command import PASSWORD
+from kv_store.settings import Directory, Redis
+from tests.kv_store.adapters import CHUNKS, KEYS, loaded, looked, stored
+from tests.kv_store.decay import chunks_of, flip
+
+Opened = Callable[[Seal], DurableAdapter]
+SEALS = {"digest": DigestSeal(), "cipher": CipherSeal(b"a master key of the test")}
+
+
+@pytest.fixture(params=["directory", "redis"])
+def durable(request: pytest.FixtureRequest, tmp_path: Path) -> Directory | Redis:
+    if request.param == "directory":
+        return Directory(tmp_path / "kv")
+    found: Redis = request.getfixturevalue("valkey")
+    return found
+
+
+@pytest.fixture
+def opened(durable: Directory | Redis, monkeypatch: pytest.MonkeyPatch) -> Iterator[Opened]:
+    adapters: list[DurableAdapter] = []
+
+    def opening(seal: Seal) -> DurableAdapter:
+        adapters.append(_adapter(durable, seal, monkeypatch))
+        return adapters[-1]
+
+    yield opening
+    for adapter in adapters:
+        adapter.delete(KEYS)
+        adapter.close()
+
+
+@pytest.fixture(params=SEALS)
+def seal(request: pytest.FixtureRequest) -> Seal:
+    return SEALS[request.param]
+
+
+@pytest.fixture
+def adapter(opened: Opened, seal: Seal) -> DurableAdapter:
+    return opened(seal)
+
+
+def _adapter(
+    durable: Directory | Redis, seal: Seal, monkeypatch: pytest.MonkeyPatch
+) -> DurableAdapter:
+    if isinstance(durable, Directory):
+        return DirectoryAdapter(DirectoryConfig(durable.path, durable.limit_bytes), seal)
+    monkeypatch.setenv(PASSWORD, durable.password)
+    return RedisAdapter(RedisConfig(durable.host, durable.port, 2, False, None), seal)
+
+
+async def test_what_was_stored_is_found_loaded_and_deleted(adapter: DurableAdapter) -> None:
+    assert await stored(adapter, KEYS[:18], CHUNKS[:18])
+
+    assert await looked(adapter, KEYS) == list(range(18))
+    assert await loaded(adapter, KEYS) == dict(enumerate(CHUNKS[:18]))
+    assert adapter.get_usage().total_bytes_used >= 18_000
+    adapter.delete(KEYS)
+    assert await looked(adapter, KEYS) == []
+    assert adapter.get_usage().total_bytes_used == 0
+
+
+async def test_another_finds_what_one_has_left(opened: Opened, seal: Seal) -> None:
+    one, other = opened(seal), opened(seal)
+    await stored(one, KEYS[:3], CHUNKS[:3])
+
+    assert await loaded(other, KEYS[:4]) == dict(enumerate(CHUNKS[:3]))
+
+
+async def test_what_is_stored_twice_is_there(adapter: DurableAdapter) -> None:
+    assert await stored(adapter, KEYS[:2], CHUNKS[:2])
+    assert await stored(adapter, KEYS[:2], CHUNKS[:2])
+
+    assert await loaded(adapter, KEYS[:2]) == dict(enumerate(CHUNKS[:2]))
+
+
+async def test_a_chunk_of_another_size_is_a_miss(adapter: DurableAdapter) -> None:
+    await stored(adapter, KEYS[:3], [CHUNKS[0], b"short", bytes(5000)])
+
+    assert await loaded(adapter, KEYS[:3]) == {0: CHUNKS[0]}
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        ObjectKey(KEYS[0].chunk_hash, "m", 1, 0, "another"),
+        ObjectKey(KEYS[0].chunk_hash, "m/2", 1, 0, "s"),
+        ObjectKey(KEYS[0].chunk_hash, "m", 2, 0, "s"),
+        ObjectKey(KEYS[0].chunk_hash, "m", 1, 1, "s"),
+    ],
+)
+async def test_other_keys_have_other_names(adapter: DurableAdapter, other: ObjectKey) -> None:
+    await stored(adapter, KEYS[:1], CHUNKS[:1])
+
+    assert await looked(adapter, [other]) == []
+
+
+async def test_a_long_path_with_any_character_is_a_name(adapter: DurableAdapter) -> None:
+    model = f"/models/{'a long way/' * 20}and a café"
+    keys = [ObjectKey(bytes(32), model, 1, 0, "s" * 128)]
+
+    assert await stored(adapter, keys, CHUNKS[:1])
+    assert await loaded(adapter, keys) == {0: CHUNKS[0]}
+    adapter.delete(keys)
+
+
+@pytest.mark.parametrize("where", [0, 31, 40, 500, -1])
+async def test_a_flipped_byte_is_a_miss_and_goes(
+    adapter: DurableAdapter, durable: Any, where: int
+) -> None:
+    await stored(adapter, KEYS[:3], CHUNKS[:3])
+    flip(chunks_of(durable, "m")[1], where)
+
+    assert await loaded(adapter, KEYS[:3]) == {0: CHUNKS[0], 2: CHUNKS[2]}
+    assert await looked(adapter, KEYS[:3]) == [0, 2]
+    assert await stored(adapter, KEYS[:3], CHUNKS[:3])
+    assert await loaded(adapter, KEYS[:3]) == dict(enumerate(CHUNKS[:3]))
+
+
+async def test_a_chunk_under_another_chunks_name_is_a_miss(
+    adapter: DurableAdapter, durable: Any
+) -> None:
+    await stored(adapter, KEYS[:2], CHUNKS[:2])
+    one, other = chunks_of(durable, "m")
+    one.write(other.read())
+
+    assert await loaded(adapter, KEYS[:2]) == {1: CHUNKS[1]}
+
+
+async def test_nothing_of_a_chunk_can_be_read_without_the_key(opened: Opened, durable: Any) -> None:
+    await stored(opened(SEALS["cipher"]), KEYS[1:2], CHUNKS[1:2])
+
+    (lying,) = chunks_of(durable, "m")
+    assert bytes([1]) * 4 not in lying.read()
+
+
+async def test_what_another_key_has_sealed_is_not_found_and_stays(opened: Opened) -> None:
+    ours, others = opened(SEALS["cipher"]), opened(CipherSeal(b"another master key"))
+    plain = opened(SEALS["digest"])
+    await stored(ours, KEYS[:1], CHUNKS[:1])
+
+    for stranger in (others, plain):
+        assert await looked(stranger, KEYS[:1]) == []
+        assert await loaded(stranger, KEYS[:1]) == {}
+    assert await loaded(ours, KEYS[:1]) == {0: CHUNKS[0]}
+    others.delete(KEYS[:1])
+    assert await looked(ours, KEYS[:1]) == [0]
+
+
+async def test_one_chunk_is_never_sealed_alike_twice() -> None:
+    (one, _), (other, _) = (SEALS["cipher"].close(KEYS[0], memoryview(CHUNKS[0])) for _ in "12")
+
+    assert one != other
+
+
+async def test_an_operation_that_goes_wrong_is_answered_as_failed(
+    adapter: DurableAdapter,
+) -> None:
+    nameless = [ObjectKey(bytes(32), "no such character: \udce9", 1, 0, "s")]
+
+    assert not await stored(adapter, nameless, CHUNKS[:1])
+    assert await looked(adapter, nameless) == []
+    assert await loaded(adapter, nameless) == {}
