@@ -18,13 +18,10 @@ import os
 import uuid
 from collections.abc import Sequence
 from contextlib import suppress
-from functools import lru_cache
 from itertools import count
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
-from blake3 import blake3
 from lmcache.v1.distributed.api import ObjectKey
 from lmcache.v1.distributed.l2_adapters.config import (
     L2AdapterConfigBase,
@@ -39,7 +36,6 @@ from kv_store.server_command import DIRECTORY
 
 _log = logging.getLogger(__name__)
 _HANDS = 4
-_MODEL_CHARACTERS = 80
 _TRIES = 3
 """To open a file in a folder that is not there yet, or was just removed as empty."""
 
@@ -64,7 +60,6 @@ class DirectoryAdapter(DurableAdapter):
         config.path.mkdir(parents=True, exist_ok=True)
         self._directory = str(config.path)
         self._bound = DirectoryBound(config.path, config.limit_bytes)
-        self._folder = lru_cache(maxsize=1024)(self._folder_of)
         self._drafts, self._author = count(), uuid.uuid4().hex[:8]
         super().__init__(seal, _HANDS)
 
@@ -81,12 +76,8 @@ class DirectoryAdapter(DurableAdapter):
         return [self._head(key, body) for key, body in some]
 
     def _drop(self, keys: Sequence[ObjectKey]) -> list[int]:
-        sizes = []
-        for path in map(self._path, keys):
-            size = _size(path)
-            sizes.append(removed_bytes(path, size) if size is not None else 0)
-        self._bound.shrunk(sum(sizes))
-        return sizes
+        sizes = [self._removed_bytes(self._path(key)) for key in keys]
+        return [size - self._seal.head_bytes if size else 0 for size in sizes]
 
     def _used(self, keys: list[ObjectKey]) -> None:
         for key in keys:
@@ -115,6 +106,13 @@ class DirectoryAdapter(DurableAdapter):
         self._bound.grown(size)
         return True
 
+    def _removed_bytes(self, path: str) -> int:
+        size = _size(path)
+        if size is None:
+            return 0
+        self._bound.shrunk(removed_bytes(path, size))
+        return size
+
     def _head(self, key: ObjectKey, body: memoryview) -> bytes | None:
         head = bytearray(self._seal.head_bytes)
         try:
@@ -128,14 +126,7 @@ class DirectoryAdapter(DurableAdapter):
         return bytes(head) if is_whole else b""
 
     def _path(self, key: ObjectKey) -> str:
-        folder = self._folder(key.model_name, key.kv_rank, key.object_group_id, key.cache_salt)
-        return f"{folder}/{key.chunk_hash.hex()}{CHUNK}"
-
-    def _folder_of(self, model: str, rank: int, group: int, salt: str) -> str:
-        """Named for a reader by the end of the model's name, for us by a digest of all of it."""
-        whole = "\0".join((model, str(rank), str(group), salt, self._seal.name))
-        readable = quote(model, safe="")[-_MODEL_CHARACTERS:]
-        return f"{self._directory}/{readable}@{blake3(whole.encode()).hexdigest()[:32]}"
+        return f"{self._directory}/{self._group(key)}/{key.chunk_hash.hex()}{CHUNK}"
 
 
 def register(seal: Seal) -> None:

@@ -18,8 +18,11 @@ import time
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 from typing import Any, ClassVar, TypeVar
+from urllib.parse import quote
 
+from blake3 import blake3
 from lmcache.lmcache_native import Bitmap
 from lmcache.v1.distributed.api import MemoryLayoutDesc, ObjectKey
 from lmcache.v1.distributed.internal_api import L2StoreResult
@@ -36,6 +39,8 @@ ToRead = Sequence[tuple[ObjectKey, memoryview]]
 
 _PAUSE_S = 1.0
 _TASKS_AT_ONCE = 4
+_READABLE = 80
+"""Characters of a model's name in a name in the store."""
 
 
 class _Lane:
@@ -85,13 +90,18 @@ class DurableAdapter(L2AdapterInterface):  # type: ignore[misc]
 
     @abstractmethod
     def _drop(self, keys: Sequence[ObjectKey]) -> list[int]:
-        """The bytes of each; 0 for what was not there."""
+        """The bytes of each body; none for what was not there."""
 
     def _used(self, keys: list[ObjectKey]) -> None:
         """Chunks were loaded."""
 
     def _leave(self) -> None:
         """Nothing is asked any more."""
+
+    def _group(self, key: ObjectKey) -> str:
+        """Where chunks of a model, rank and salt lie together, under their hashes."""
+        place = f"{key.kv_rank}\0{key.object_group_id}"
+        return _group_name(key.model_name, place, key.cache_salt, self._seal.name)
 
     def get_store_event_fd(self) -> int:
         return int(self._store_event.fileno())
@@ -138,7 +148,7 @@ class DurableAdapter(L2AdapterInterface):  # type: ignore[misc]
     def delete(self, keys: list[ObjectKey]) -> None:
         none: list[int] = []
         sizes = self._reaching(lambda: self._drop(keys), none)
-        gone = [(key, size) for key, size in zip(keys, sizes, strict=False) if size]
+        gone = [(key, size) for key, size in zip(keys, sizes, strict=False) if size > 0]
         if gone:
             self._notify_keys_deleted(*map(list, zip(*gone, strict=True)))
 
@@ -243,3 +253,10 @@ def _bitmap(flags: Sequence[bool]) -> Bitmap:
         if flag:
             bitmap.set(index)
     return bitmap
+
+
+@lru_cache(maxsize=1024)
+def _group_name(model: str, *others: str) -> str:
+    """For a reader the end of the model's name, for us a digest of all of it."""
+    whole = blake3("\0".join((model, *others)).encode()).hexdigest()[:32]
+    return f"{quote(model, safe='')[-_READABLE:]}@{whole}"

@@ -8,8 +8,8 @@ name, does not open, which makes it a miss. Two seals:
   against decay and mix-ups, not against somebody who can write to the store.
 - ``CipherSeal``: AES-256-GCM, with a key for each salt derived from the master key as LMCache does
   it (``HkdfKeyProvider``). LMCache's own serde ``aesgcm`` is not used: it does not bind a chunk to
-  its name, so one chunk of a tenant is served as another; a load with one bad chunk fails as a
-  whole; and it cannot stand behind another serde, as ``fp8``.
+  its name, so one chunk of a tenant is served as another, and one that does not open fails the
+  whole load it is part of.
 
 What another seal or another key wrote has another name (``Seal.name``): it is not found, and
 nobody takes it for decayed. A sealed body is as long as its chunk, and opens in place.

@@ -19,12 +19,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from kv_store.settings import S3 as S3Settings
 from kv_store.settings import Directory, Redis, TierSettings
 
 GIB = 1024**3
-DIRECTORY, REDIS = "torpor-directory", "torpor-redis"
+DIRECTORY, REDIS, S3 = "torpor-directory", "torpor-redis", "torpor-s3"
 USERNAME, PASSWORD = "TORPOR_KV_REDIS_USERNAME", "TORPOR_KV_REDIS_PASSWORD"
 """Of the store, in the server's environment."""
+KEY = "TORPOR_KV_KEY"
+"""That chunks are encrypted with, there too, in hexadecimal digits."""
 _SEGMENT_PREFIX = "lmcache_l1_pool_"
 _READ_LOCK_S = 120
 _SESSION_S = 1800
@@ -65,6 +68,9 @@ def environment(settings: TierSettings) -> dict[str, str]:
     if isinstance(settings.durable, Redis):
         told[USERNAME] = settings.durable.username
         told[PASSWORD] = settings.durable.password
+    if isinstance(settings.durable, S3Settings):
+        told |= settings.durable.credentials
+    told[KEY] = settings.key.hex()
     return told
 
 
@@ -90,5 +96,8 @@ def _adapter(settings: TierSettings) -> dict[str, Any]:
                 "connections": redis.connections,
                 "tls": redis.tls,
             }
+        case S3Settings() as s3:
+            where = {"bucket": s3.bucket, "region": s3.region, "endpoint": s3.endpoint}
+            return {"type": S3, **where, "ca": str(s3.ca) if s3.ca is not None else None}
         case None:
             raise ValueError("no durable tier")

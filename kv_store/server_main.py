@@ -32,8 +32,9 @@ from lmcache.v1.multiprocess.config import (
 )
 from lmcache.v1.multiprocess.http_server import run_http_server
 
-from kv_store import directory_adapter, redis_adapter
-from kv_store.seals import DigestSeal
+from kv_store import directory_adapter, redis_adapter, s3_adapter
+from kv_store.seals import CipherSeal, DigestSeal, Seal
+from kv_store.server_command import KEY
 
 _POLITE_S = 5.0
 
@@ -43,8 +44,8 @@ def main() -> int:
     threading.Thread(target=_die_with_parent, args=(args.shm_name,), daemon=True).start()
     # A line for each health check is no news.
     logging.getLogger("uvicorn.access").addFilter(lambda _: False)
-    seal = DigestSeal()
-    for destination in (directory_adapter, redis_adapter):
+    seal = _seal()
+    for destination in (directory_adapter, redis_adapter, s3_adapter):
         destination.register(seal)
     run_http_server(
         http_config=parse_args_to_http_frontend_config(args),
@@ -68,6 +69,12 @@ def _parser() -> argparse.ArgumentParser:
     ):
         add(parser)
     return parser
+
+
+def _seal() -> Seal:
+    """The key is in nobody's environment afterwards that this process may start."""
+    key = bytes.fromhex(os.environ.pop(KEY, ""))
+    return CipherSeal(key) if key else DigestSeal()
 
 
 def _die_with_parent(segment: str) -> None:

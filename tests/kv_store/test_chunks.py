@@ -41,7 +41,7 @@ async def test_export_writes_again_what_the_durable_tier_has_lost(tier: Tier) ->
     hand, turn = tier.hand("forgetful"), tokens(4, seed=2)
     hand.store(turn)
     await tier.server.client.export(hand.prefix(turn), limit_s=LIMIT_S)
-    chunks_of(tier.settings.durable, hand.model)[0].remove()
+    chunks_of(tier.place, hand.model)[0].remove()
 
     again = await tier.server.client.export(hand.prefix(turn), limit_s=LIMIT_S)
 
@@ -158,7 +158,7 @@ async def test_a_flipped_byte_is_a_miss_and_its_chunk_goes(tier: Tier, where: in
     stored = hand.store(turn)
     await tier.server.client.export(hand.prefix(turn), limit_s=LIMIT_S)
     hand.clear_as_stock_does()
-    flipped = chunks_of(tier.settings.durable, hand.model)[0]
+    flipped = chunks_of(tier.place, hand.model)[0]
     flip(flipped, where)
 
     verified = await tier.server.client.verify(hand.prefix(turn), limit_s=LIMIT_S)
@@ -178,7 +178,7 @@ async def test_a_chunk_under_another_chunks_name_is_refused(tier: Tier) -> None:
     hand, turn = tier.hand("swapped"), tokens(2, seed=8)
     hand.store(turn)
     await tier.server.client.export(hand.prefix(turn), limit_s=LIMIT_S)
-    one, other = chunks_of(tier.settings.durable, hand.model)
+    one, other = chunks_of(tier.place, hand.model)
     one.write(other.read())
 
     verified = await tier.server.client.verify(hand.prefix(turn), limit_s=LIMIT_S)
@@ -205,7 +205,7 @@ async def test_only_what_lies_in_the_durable_tier_is_released(tier: Tier) -> Non
     client, hand, turn = tier.server.client, tier.hand("careful"), tokens(3, seed=22)
     hand.store(turn)
     await client.export(hand.prefix(turn), limit_s=LIMIT_S)
-    chunks_of(tier.settings.durable, hand.model)[0].remove()
+    chunks_of(tier.place, hand.model)[0].remove()
 
     released = await client.release(hand.prefix(turn), limit_s=LIMIT_S)
 
@@ -221,4 +221,4 @@ async def test_a_forgotten_conversation_leaves_nothing(tier: Tier) -> None:
     left = await place(client, KVOrder.WHERE, hand.prefix(turn), LIMIT_S)
 
     assert (left.objects, left.in_host, left.in_durable) == (3, 0, 0)
-    assert chunks_of(tier.settings.durable, hand.model) == []
+    assert chunks_of(tier.place, hand.model) == []

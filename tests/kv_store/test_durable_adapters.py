@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from lmcache.v1.distributed.api import ObjectKey
@@ -12,26 +11,28 @@ from lmcache.v1.distributed.api import ObjectKey
 from kv_store.directory_adapter import DirectoryAdapter, DirectoryConfig
 from kv_store.durable_adapter import DurableAdapter
 from kv_store.redis_adapter import RedisAdapter, RedisConfig
+from kv_store.s3_adapter import S3Adapter, S3Config
 from kv_store.seals import CipherSeal, DigestSeal, Seal
 from kv_store.server_command import PASSWORD
 from kv_store.settings import Directory, Redis
 from tests.kv_store.adapters import CHUNKS, KEYS, loaded, looked, stored
-from tests.kv_store.decay import chunks_of, flip
+from tests.kv_store.decay import Place, chunks_of, flip
+from tests.kv_store.object_store import BUCKET, CREDENTIALS, ObjectStore
 
 Opened = Callable[[Seal], DurableAdapter]
 SEALS = {"digest": DigestSeal(), "cipher": CipherSeal(b"a master key of the test")}
 
 
-@pytest.fixture(params=["directory", "redis"])
-def durable(request: pytest.FixtureRequest, tmp_path: Path) -> Directory | Redis:
+@pytest.fixture(params=["directory", "valkey", "object_store"])
+def durable(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
     if request.param == "directory":
         return Directory(tmp_path / "kv")
-    found: Redis = request.getfixturevalue("valkey")
+    found: Redis | ObjectStore = request.getfixturevalue(request.param)
     return found
 
 
 @pytest.fixture
-def opened(durable: Directory | Redis, monkeypatch: pytest.MonkeyPatch) -> Iterator[Opened]:
+def opened(durable: Place, monkeypatch: pytest.MonkeyPatch) -> Iterator[Opened]:
     adapters: list[DurableAdapter] = []
 
     def opening(seal: Seal) -> DurableAdapter:
@@ -54,11 +55,13 @@ def adapter(opened: Opened, seal: Seal) -> DurableAdapter:
     return opened(seal)
 
 
-def _adapter(
-    durable: Directory | Redis, seal: Seal, monkeypatch: pytest.MonkeyPatch
-) -> DurableAdapter:
+def _adapter(durable: Place, seal: Seal, monkeypatch: pytest.MonkeyPatch) -> DurableAdapter:
     if isinstance(durable, Directory):
         return DirectoryAdapter(DirectoryConfig(durable.path, durable.limit_bytes), seal)
+    if isinstance(durable, ObjectStore):
+        for name, told in CREDENTIALS.items():
+            monkeypatch.setenv(name, told)
+        return S3Adapter(S3Config(BUCKET, "us-east-1", durable.endpoint, None), seal)
     monkeypatch.setenv(PASSWORD, durable.password)
     return RedisAdapter(RedisConfig(durable.host, durable.port, 2, False, None), seal)
 
@@ -120,7 +123,7 @@ async def test_a_long_path_with_any_character_is_a_name(adapter: DurableAdapter)
 
 @pytest.mark.parametrize("where", [0, 31, 40, 500, -1])
 async def test_a_flipped_byte_is_a_miss_and_goes(
-    adapter: DurableAdapter, durable: Any, where: int
+    adapter: DurableAdapter, durable: Place, where: int
 ) -> None:
     await stored(adapter, KEYS[:3], CHUNKS[:3])
     flip(chunks_of(durable, "m")[1], where)
@@ -132,7 +135,7 @@ async def test_a_flipped_byte_is_a_miss_and_goes(
 
 
 async def test_a_chunk_under_another_chunks_name_is_a_miss(
-    adapter: DurableAdapter, durable: Any
+    adapter: DurableAdapter, durable: Place
 ) -> None:
     await stored(adapter, KEYS[:2], CHUNKS[:2])
     one, other = chunks_of(durable, "m")
@@ -141,7 +144,9 @@ async def test_a_chunk_under_another_chunks_name_is_a_miss(
     assert await loaded(adapter, KEYS[:2]) == {1: CHUNKS[1]}
 
 
-async def test_nothing_of_a_chunk_can_be_read_without_the_key(opened: Opened, durable: Any) -> None:
+async def test_nothing_of_a_chunk_can_be_read_without_the_key(
+    opened: Opened, durable: Place
+) -> None:
     await stored(opened(SEALS["cipher"]), KEYS[1:2], CHUNKS[1:2])
 
     (lying,) = chunks_of(durable, "m")

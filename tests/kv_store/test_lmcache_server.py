@@ -20,7 +20,7 @@ from kv_store.lmcache_client import LMCacheClient, TierUnavailable
 from kv_store.lmcache_server import LMCacheServer, ServerDidNotStart
 from kv_store.server_command import segment_path
 from kv_store.settings import MIB, Directory, TierSettings
-from tests.kv_store.conftest import QUICK, Tier, serving
+from tests.kv_store.conftest import QUICK, START_S, Tier, serving
 from tests.kv_store.hand import tokens
 from tests.workers.stand import eventually
 from workers.kv_tier import KVTier
@@ -31,7 +31,6 @@ pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(300)
 ROOT = Path(__file__).parents[2]
 LIMIT_S = 10.0
 BOUND_BYTES = 40 * 32 * 1024
-START_S = 150.0
 
 
 def settings(directory: Path, **changes: object) -> TierSettings:
@@ -46,19 +45,6 @@ async def tier(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Tier]:
         yield running
 
 
-async def healthy_again(tier: Tier, after: int) -> None:
-    async with asyncio.timeout(START_S):
-        while not (tier.server.starts > after and await is_healthy(tier)):
-            await asyncio.wait([asyncio.create_task(asyncio.sleep(0.05))])
-
-
-async def is_healthy(tier: Tier) -> bool:
-    try:
-        return await tier.server.client.is_healthy()
-    except TierUnavailable:
-        return False
-
-
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
 async def test_a_server_that_dies_or_hangs_is_started_again(
     tier: Tier, number: signal.Signals
@@ -70,7 +56,7 @@ async def test_a_server_that_dies_or_hangs_is_started_again(
     assert tier.server.pid is not None
 
     os.kill(tier.server.pid, number)
-    await healthy_again(tier, starts)
+    await tier.healthy_again(starts)
 
     assert tier.server.attachment == before, "engines know the port"
     assert tier.hand(hand.model).lookup(turn) == 3, "and what was durable is found again"
