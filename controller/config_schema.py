@@ -260,6 +260,18 @@ class KVSection(Section):
     ``$TORPOR_REDIS_URL``. The password is ``$TORPOR_REDIS_PASSWORD``."""
     redis_ca: str | None = None
     """A certificate authority of your own, for ``rediss://``."""
+    s3: str | None = None
+    """``s3://BUCKET``: the durable tier in a bucket, instead of Redis or a directory. Credentials
+    are ``$AWS_ACCESS_KEY_ID`` and ``$AWS_SECRET_ACCESS_KEY``, or each node's own."""
+    s3_region: str = "us-east-1"
+    s3_endpoint: str | None = None
+    """``http[s]://host[:port]`` of a store of your own; none: Amazon's."""
+    s3_ca: str | None = None
+    """A certificate authority of your own, for ``s3_endpoint``."""
+    encryption: Literal["none", "aes_gcm"] = "none"
+    """Of what lies in the durable tier, with a key for each tenant."""
+    encryption_key_file: str | None = None
+    """64 hexadecimal digits, as of ``openssl rand -hex 32``; none: ``$TORPOR_KV_KEY``."""
     isolation: Literal["tenant", "conversation", "none"] = "tenant"
     """Who may find whose KV; a conversation is the header ``x-conversation-id``."""
     chunk_tokens: Annotated[int, Field(ge=128, multiple_of=128)] = 128

@@ -48,6 +48,7 @@ from controller.memory_budget import MemoryBudget
 from controller.model_settings import ConfiguredModel, Surroundings, configure_models
 from controller.server_settings import MIB, ServerSettings, serve_as, under
 from controller.yaml_file import read_yaml
+from kv_store.settings import TierSettings
 
 __all__ = [
     "ConfigError",
@@ -58,6 +59,7 @@ __all__ = [
     "load",
     "password_of_store",
     "read_model",
+    "tier_of",
 ]
 
 _BURIAL_S = 90.0
@@ -171,6 +173,11 @@ def password_of_store() -> str:
 def keys_of_history(history: HistorySettings) -> tuple[bytes, ...]:
     """They are in no Settings either. Raises ConfigError."""
     return history.keys(os.environ)
+
+
+def tier_of(settings: Settings) -> TierSettings | None:
+    """With its secrets, which are in no Settings either."""
+    return settings.kv.tier(os.environ) if settings.kv is not None else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,7 +36,7 @@ from controller.crew import Crew, doors
 from controller.crew import command as carrier_command
 from controller.records_server import RecordsServer
 from controller.settings import RunRecords, Settings
-from kv_store.settings import Directory
+from kv_store.settings import Redis
 from workers.ray_head import RayHead
 
 _PR_SET_PDEATHSIG = 1
@@ -110,7 +110,7 @@ def _run(settings: Settings, run_dir: Path, stop: _Stop) -> int:
 
 def _records(settings: Settings, run: str, server: RecordsServer) -> RunRecords:
     """Embedded, where there is something to be kept and no Redis that keeps records too."""
-    has_redis = settings.kv is not None and not isinstance(settings.kv.durable, Directory)
+    has_redis = settings.kv is not None and isinstance(settings.kv.durable, Redis)
     if has_redis or (settings.kv is None and settings.history is None):
         return RunRecords(run, None)
     server.start()

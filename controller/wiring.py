@@ -40,6 +40,7 @@ from controller.settings import (
     password_of_store,
     read_model,
     records_of_run,
+    tier_of,
 )
 from kv_store.conversation_records import ConversationRecords
 from kv_store.conversations import MemoryRecords
@@ -70,7 +71,7 @@ def build(settings: Settings, ray_address: str, sockets: DeciderSockets | None =
         ),
         memory=MemoryPolicy(share=1.0),
         memory_s=_MEMORY_S if settings.memory.is_followed else None,
-        kv=settings.kv.tier(password_of_store()) if settings.kv else None,
+        kv=tier_of(settings),
     )
     return assemble(settings, pool, sockets)
 

@@ -22,7 +22,7 @@ from pathlib import Path
 
 from kv_store.lmcache_client import LMCacheClient, TierUnavailable
 from kv_store.server_command import command, environment, segment_path
-from kv_store.settings import KVAttachment, Redis, TierSettings
+from kv_store.settings import S3, Durable, KVAttachment, Redis, TierSettings
 
 _log = logging.getLogger(__name__)
 _ROOT = Path(__file__).parents[1]
@@ -76,7 +76,7 @@ class LMCacheServer:
             self._settings.host,
             self._port,
             http_port=self._http_port,
-            durable="redis" if isinstance(self._settings.durable, Redis) else "disk",
+            durable=_called(self._settings.durable),
             chunk_tokens=self._settings.chunk_tokens,
         )
 
@@ -196,6 +196,16 @@ class LMCacheServer:
         with suppress(OSError):
             return self._log_path.read_text(errors="replace")[-2000:]
         return "its log cannot be read"
+
+
+def _called(durable: Durable | None) -> str:
+    match durable:
+        case Redis():
+            return "redis"
+        case S3():
+            return "s3"
+        case _:
+            return "disk"
 
 
 def _free_ports(host: str) -> tuple[int, int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import resource
 import signal
 import sys
 import uuid
@@ -30,6 +31,7 @@ pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(300)
 
 ROOT = Path(__file__).parents[2]
 LIMIT_S = 10.0
+_UNLIMITED = resource.RLIM_INFINITY
 BOUND_BYTES = 40 * 32 * 1024
 
 
@@ -77,6 +79,24 @@ async def test_a_directory_stays_within_its_bound(tier: Tier) -> None:
 
     assert used_bytes() > BOUND_BYTES / 2
     assert not list(durable.glob("dying-*/*")), "the longest unused went first"
+
+
+async def test_a_disk_that_is_full_fails_the_export_and_nothing_else(tier: Tier) -> None:
+    """The kernel ends each file of the server's in the middle of a chunk."""
+    hand, turn = tier.hand("full"), tokens(3, seed=5)
+    assert tier.server.pid is not None
+    before = resource.prlimit(tier.server.pid, resource.RLIMIT_FSIZE, (16 * 1024, _UNLIMITED))
+    hand.store(turn)
+
+    full = await tier.server.client.export(hand.prefix(turn), limit_s=LIMIT_S)
+
+    assert (full.written, full.already, full.failed) == (0, 0, 3)
+    assert hand.lookup(turn) == 3, "the host tier serves on"
+    assert isinstance(tier.settings.durable, Directory)
+    assert not list(tier.settings.durable.path.glob("*/*.tmp"))
+    resource.prlimit(tier.server.pid, resource.RLIMIT_FSIZE, before)
+    mended = await tier.server.client.export(hand.prefix(turn), limit_s=LIMIT_S)
+    assert (mended.written, mended.is_complete) == (3, True)
 
 
 async def test_the_directory_is_bounded_from_the_start(tmp_path: Path) -> None:

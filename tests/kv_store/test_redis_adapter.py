@@ -1,43 +1,46 @@
-"""The Redis adapter through TLS, and with whom it must not trust."""
+"""The Redis adapter with those who let it in, through TLS and not, and those it must not trust.
+
+TLS is spoken by Debian's redis-server, and by a proxy in front of a Valkey that does not speak it.
+"""
 
 from __future__ import annotations
 
+import json
+import shutil
 import ssl
 from collections.abc import AsyncIterator, Callable, Iterator
-from datetime import UTC, datetime, timedelta
-from ipaddress import ip_address
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
+import redis
 
 from kv_store.redis_adapter import RedisAdapter, RedisConfig
 from kv_store.seals import DigestSeal
-from kv_store.server_command import PASSWORD
-from kv_store.settings import Redis
+from kv_store.server_command import command, environment
+from kv_store.settings import MIB, Redis, TierSettings
 from tests.kv_store.adapters import CHUNKS, KEYS, loaded, looked, stored
+from tests.kv_store.certificates import certify
+from tests.kv_store.conftest import PASSWORD, free_port, lack
+from tests.kv_store.debian_redis import launched
 from tests.kv_store.proxy import Proxy
+from tests.workers.stand import eventually
 
-Opened = Callable[..., RedisAdapter]
+Opened = Callable[[Redis], RedisAdapter]
+START_S = 60.0
 
 
 @pytest.fixture
-def opened(valkey: Redis, monkeypatch: pytest.MonkeyPatch) -> Iterator[Opened]:
+def opened(monkeypatch: pytest.MonkeyPatch) -> Iterator[Opened]:
+    """As the server would open it, from its arguments and its environment."""
     adapters: list[RedisAdapter] = []
 
-    def opening(
-        port: int = valkey.port,
-        *,
-        tls: bool = False,
-        ca: str | None = None,
-        password: str = valkey.password,
-    ) -> RedisAdapter:
-        monkeypatch.setenv(PASSWORD, password)
-        config = {"host": "127.0.0.1", "port": port, "connections": 2, "tls": tls, "ca": ca}
+    def opening(place: Redis) -> RedisAdapter:
+        settings = TierSettings("t", MIB, place)
+        for name, told in environment(settings).items():
+            monkeypatch.setenv(name, told)
+        words = command(settings, port=1, http_port=2)
+        config = json.loads(words[words.index("--l2-adapter") + 1])
         adapters.append(RedisAdapter(RedisConfig.from_dict(config), DigestSeal()))
         return adapters[-1]
 
@@ -48,9 +51,9 @@ def opened(valkey: Redis, monkeypatch: pytest.MonkeyPatch) -> Iterator[Opened]:
 
 @pytest.mark.parametrize("wrong", [{"password": "guessed"}, {"port": 1}])
 async def test_a_store_that_does_not_let_us_in_is_a_miss(
-    opened: Opened, wrong: dict[str, Any]
+    opened: Opened, valkey: Redis, wrong: dict[str, str | int]
 ) -> None:
-    adapter = opened(**wrong)
+    adapter = opened(replace(valkey, **wrong))  # type: ignore[arg-type]
 
     assert not await stored(adapter, KEYS[:1], CHUNKS[:1])
     assert await looked(adapter, KEYS[:1]) == []
@@ -58,56 +61,78 @@ async def test_a_store_that_does_not_let_us_in_is_a_miss(
 
 
 @pytest.fixture
-async def over_tls(valkey: Redis, tmp_path: Path) -> AsyncIterator[tuple[int, Path]]:
-    certificate = certify(tmp_path / "server")
+async def through_a_proxy(valkey: Redis, tmp_path: Path) -> AsyncIterator[Redis]:
+    certificate = certify(tmp_path / "proxy")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate, certificate.with_suffix(".key"))
     proxy = Proxy("127.0.0.1", valkey.port, tls=context)
-    yield await proxy.start(), certificate
+    yield replace(valkey, port=await proxy.start(), tls=True, ca=certificate)
     await proxy.stop()
 
 
-async def test_it_speaks_tls_with_whom_it_trusts(
-    opened: Opened, over_tls: tuple[int, Path]
-) -> None:
-    port, certificate = over_tls
-    adapter = opened(port, tls=True, ca=str(certificate))
+@pytest.fixture
+async def debians(tmp_path: Path) -> AsyncIterator[Redis]:
+    if shutil.which("redis-server") is None:
+        lack("redis-server is not installed")
+    certificate = certify(tmp_path / "redis")
+    place = Redis("127.0.0.1", free_port(), "torpor", PASSWORD, tls=True, ca=certificate)
+    process = launched(
+        tmp_path, port=place.port, certificate=certificate, user="torpor", password=PASSWORD
+    )
+    try:
+        await eventually(lambda: answers(place), timeout_s=START_S)
+        yield place
+    finally:
+        process.kill()
+        process.wait()
 
-    assert await stored(adapter, KEYS[:3], CHUNKS[:3])
-    assert await loaded(adapter, KEYS[:3]) == dict(enumerate(CHUNKS[:3]))
+
+def answers(place: Redis) -> bool:
+    with redis.Redis(
+        place.host,
+        place.port,
+        username=place.username,
+        password=place.password,
+        ssl=True,
+        ssl_ca_certs=str(place.ca),
+    ) as client:
+        try:
+            return bool(client.ping())
+        except redis.ConnectionError:
+            return False
+
+
+@pytest.fixture(params=["through_a_proxy", "debians"])
+def over_tls(request: pytest.FixtureRequest) -> Redis:
+    place: Redis = request.getfixturevalue(request.param)
+    return place
+
+
+async def test_it_speaks_tls_with_whom_it_trusts(opened: Opened, over_tls: Redis) -> None:
+    adapter = opened(over_tls)
+
+    assert await stored(adapter, KEYS, CHUNKS)
+    assert await looked(adapter, KEYS) == list(range(20))
+    assert await loaded(adapter, KEYS) == dict(enumerate(CHUNKS))
+    adapter.delete(KEYS)
+    assert await looked(adapter, KEYS) == []
 
 
 async def test_it_tells_nothing_to_whom_it_does_not_trust(
-    opened: Opened, over_tls: tuple[int, Path], tmp_path: Path
+    opened: Opened, over_tls: Redis, tmp_path: Path
 ) -> None:
-    another = certify(tmp_path / "another")
-
-    adapter = opened(over_tls[0], tls=True, ca=str(another))
+    adapter = opened(replace(over_tls, ca=certify(tmp_path / "another")))
 
     assert not await stored(adapter, KEYS[:1], CHUNKS[:1])
 
 
-def certify(path: Path) -> Path:
-    """A certificate for 127.0.0.1 that vouches for itself, and its key beside it."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, path.name)])
-    now = datetime.now(UTC)
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - timedelta(hours=1))
-        .not_valid_after(now + timedelta(hours=1))
-        .add_extension(
-            x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), False
-        )
-        .sign(key, hashes.SHA256())
-    )
-    encoding = serialization.Encoding.PEM
-    path.with_suffix(".pem").write_bytes(certificate.public_bytes(encoding))
-    path.with_suffix(".key").write_bytes(
-        key.private_bytes(encoding, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    )
-    return path.with_suffix(".pem")
+@pytest.mark.parametrize(
+    "wrong", [{"password": "guessed"}, {"username": "default"}, {"tls": False}]
+)
+async def test_redis_lets_in_who_knows_the_word_and_speaks_tls(
+    opened: Opened, debians: Redis, wrong: dict[str, str | bool]
+) -> None:
+    adapter = opened(replace(debians, **wrong))  # type: ignore[arg-type]
+
+    assert not await stored(adapter, KEYS[:1], CHUNKS[:1])
+    assert await looked(adapter, KEYS[:1]) == []

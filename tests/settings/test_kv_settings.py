@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,10 @@ from controller.config_errors import ConfigError
 from controller.ports import NodeFound
 from controller.settings import Settings, load
 from kv_store.keys import Isolation
-from kv_store.settings import Directory, Redis
+from kv_store.settings import S3, Directory, Redis
 
 GIB = 1024**3
+KEY = "0123456789abcdef" * 4
 MODEL = {"name": "m", "path": "nowhere", "kind": "fake"}
 
 
@@ -58,11 +60,65 @@ def test_redis_and_its_password(tmp_path: Path) -> None:
     there = Redis("store", 7000, "me", tls=True, ca=tmp_path / "ca.pem")
     assert settings.kv.durable == there
     assert "secret" not in settings.to_json()
-    assert settings.kv.tier("secret").durable == there.with_password("secret")
+    told = settings.kv.tier({"TORPOR_REDIS_PASSWORD": "secret"})
+    assert told.durable == there.with_password("secret")
+
+
+def test_a_bucket_and_its_credentials(tmp_path: Path) -> None:
+    kv = {"s3": "s3://kv", "s3_endpoint": "https://store:9000", "s3_ca": "ca.pem"}
+    credentials = {"AWS_ACCESS_KEY_ID": "me", "AWS_SECRET_ACCESS_KEY": "secret"}
+    settings = loaded(tmp_path, kv, TORPOR_REDIS_URL="redis://unused", **credentials)
+    assert settings.kv is not None
+    there = S3("kv", "us-east-1", "https://store:9000", tmp_path / "ca.pem")
+    assert settings.kv.durable == there
+    assert "secret" not in settings.to_json()
+    assert Settings.from_json(settings.to_json()) == settings
+    told = settings.kv.tier(credentials | {"TORPOR_OTHER": "x"})
+    assert told.durable == replace(there, credentials=credentials)
+    assert "secret" not in repr(told)
+
+
+@pytest.mark.parametrize("in_file", [True, False])
+def test_the_key_is_in_a_file_or_in_the_environment(tmp_path: Path, in_file: bool) -> None:
+    (tmp_path / "key").write_text(f"{KEY}\n")
+    named = {"encryption_key_file": "key"} if in_file else {}
+    environ = {} if in_file else {"TORPOR_KV_KEY": KEY}
+
+    settings = loaded(tmp_path, {"encryption": "aes_gcm", **named}, **environ)
+
+    assert settings.kv is not None
+    told = settings.kv.tier(environ)
+    assert told.key == bytes.fromhex(KEY)
+    assert KEY not in settings.to_json()
+    assert KEY not in repr(told)
+    assert Settings.from_json(settings.to_json()) == settings
+
+
+def test_a_key_is_not_enough_to_encrypt(tmp_path: Path) -> None:
+    settings = loaded(tmp_path, {}, TORPOR_KV_KEY=KEY)
+
+    assert settings.kv is not None
+    assert settings.kv.tier({"TORPOR_KV_KEY": KEY}).key == b""
+
+
+@pytest.mark.parametrize("key", ["", "secret", KEY[2:], KEY + "00"])
+def test_a_key_that_is_none_is_refused_and_not_told(tmp_path: Path, key: str) -> None:
+    (tmp_path / "key").write_text(key)
+
+    for more in ({}, {"encryption_key_file": "key"}):
+        with pytest.raises(ConfigError, match="64 hexadecimal digits") as refused:
+            loaded(tmp_path, {"encryption": "aes_gcm", **more}, TORPOR_KV_KEY=key)
+        assert not key or key not in str(refused.value)
 
 
 def test_redis_by_environment(tmp_path: Path) -> None:
     settings = loaded(tmp_path, {}, TORPOR_REDIS_URL="redis://store")
+    assert settings.kv is not None
+    assert settings.kv.durable == Redis("store", 6379)
+
+
+def test_the_one_database_may_be_named(tmp_path: Path) -> None:
+    settings = loaded(tmp_path, {"redis": "redis://store:6379/0"})
     assert settings.kv is not None
     assert settings.kv.durable == Redis("store", 6379)
 
@@ -74,6 +130,14 @@ def test_redis_by_environment(tmp_path: Path) -> None:
         ({"redis": "redis://me:secret@store"}, "must not hold the password"),
         ({"redis": "redis://store/3"}, "must end with the port"),
         ({"redis": "redis://store:x"}, "kv.redis: "),
+        ({"s3": "kv"}, "kv.s3: must be s3://BUCKET"),
+        ({"s3": "s3://kv/below"}, "kv.s3: must be s3://BUCKET"),
+        ({"s3": "s3://me:secret@kv"}, "kv.s3: "),
+        ({"s3": "s3://kv", "s3_endpoint": "store:9000"}, "kv.s3_endpoint: must be http"),
+        ({"s3": "s3://kv", "s3_endpoint": "http://me:secret@store"}, "kv.s3_endpoint: must be"),
+        ({"s3": "s3://kv", "redis": "redis://store"}, "there is one durable tier"),
+        ({"encryption": "aes_gcm", "encryption_key_file": "gone"}, "kv.encryption_key_file: "),
+        ({"encryption": "rot13"}, "kv.encryption: must be one of"),
         ({"chunk_tokens": 100}, "kv.chunk_tokens"),
         ({"host_gib": 0}, "kv.host_gib: must be > 0"),
         ({"isolation": "all"}, "kv.isolation: must be one of"),
