@@ -16,6 +16,7 @@ Knows neither controller nor engines. The seams for whoever wires it:
   ``workers.kv_seat`` receives it and makes the header ``x-torpor-kv``.
 
 ``connector`` and ``connector_worker`` run in vLLM; ``server_main``, ``server_module``,
-``server_chunks``, ``durable_adapter`` with its places (``directory_adapter``, ``redis_adapter``)
+``server_chunks``, ``durable_adapter`` with its places (``directory_adapter``, ``redis_adapter``,
+``s3_adapter``)
 and ``seals`` in LMCache's server. See docs/kv.md.
 """
