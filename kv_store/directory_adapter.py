@@ -55,6 +55,7 @@ class DirectoryConfig(L2AdapterConfigBase):  # type: ignore[misc]
 
 class DirectoryAdapter(DurableAdapter):
     kind = DIRECTORY
+    refused = (OSError,)
 
     def __init__(self, config: DirectoryConfig, seal: Seal) -> None:
         config.path.mkdir(parents=True, exist_ok=True)
@@ -114,15 +115,15 @@ class DirectoryAdapter(DurableAdapter):
         return size
 
     def _head(self, key: ObjectKey, body: memoryview) -> bytes | None:
+        """What cannot be read may be read another time, so it is absent and not decayed."""
         head = bytearray(self._seal.head_bytes)
         try:
-            file = os.open(self._path(key), os.O_RDONLY | os.O_CLOEXEC)
+            is_whole = _is_read(self._path(key), head, body)
         except FileNotFoundError:
             return None
-        try:
-            is_whole = _size(file) == len(head) + len(body) and _is_filled(file, head, body)
-        finally:
-            os.close(file)
+        except OSError as error:
+            _log.warning("a chunk cannot be read: %s", error)
+            return None
         return bytes(head) if is_whole else b""
 
     def _path(self, key: ObjectKey) -> str:
@@ -163,6 +164,14 @@ def _created(path: str) -> int:
             return os.open(path, flags, 0o600)
         os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
     return os.open(path, flags, 0o600)
+
+
+def _is_read(path: str, head: bytearray, body: memoryview) -> bool:
+    file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return _size(file) == len(head) + len(body) and _is_filled(file, head, body)
+    finally:
+        os.close(file)
 
 
 def _is_filled(file: int, head: bytearray, body: memoryview) -> bool:

@@ -99,8 +99,7 @@ class Asked:
         return self
 
     def answer(self) -> Asked:
-        """Raises NoAnswer. Whatever the status: a library that takes it for an error is right,
-        and whoever asked reads it."""
+        """With whatever status but a good one whose body broke off. Raises NoAnswer."""
         assert self._request is not None
         try:
             self._request.finished_future.result(_LIMIT_S)
@@ -108,7 +107,7 @@ class Asked:
             self._request.cancel()
             raise NoAnswer(f"none within {_LIMIT_S:.0f} s") from None
         except AwsCrtError as error:
-            if self.status is None:
+            if self.status is None or self.is_well:
                 raise NoAnswer(error.name) from None
         return self
 

@@ -91,6 +91,18 @@ async def test_a_directory_that_goes_comes_back(tmp_path: Path, opened: Opened) 
     assert await loaded(adapter, KEYS[:1]) == {0: CHUNKS[0]}
 
 
+async def test_what_cannot_be_read_is_a_miss_and_stays(tmp_path: Path, opened: Opened) -> None:
+    adapter = opened()
+    await stored(adapter, KEYS[:2], CHUNKS[:2])
+    there = files(tmp_path)[0]
+    there.unlink()
+    there.mkdir()
+
+    assert await loaded(adapter, KEYS[:2]) == {1: CHUNKS[1]}
+    assert there.is_dir()
+    assert not await stored(adapter, KEYS[:1], CHUNKS[:1])
+
+
 async def test_nobody_else_reads_it(tmp_path: Path, opened: Opened) -> None:
     await stored(opened(), KEYS[:1], CHUNKS[:1])
 
