@@ -82,6 +82,11 @@ class Turn(Protocol):
         """Whether the engine had better compute what the host tier there lacks."""
         ...
 
+    @property
+    def home(self) -> str:
+        """The replica that served the one before; empty: none did, or it is not known."""
+        ...
+
     def reaches(self) -> None:
         """From here on it may leave KV behind."""
         ...
@@ -100,6 +105,8 @@ class ConversationView:
     conversation: str
     tenant: str
     model: str
+    replica: str
+    """Which served the last turn; empty: none did yet."""
     residency: str
     """``NOT_CREATED``, ``IN_MEMORY`` or ``HIBERNATED``."""
     doing: str | None

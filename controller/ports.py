@@ -11,7 +11,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
-from controller.core.names import ModelState, Priority, RejectReason
+from controller.core.names import NO_AFFINITY, Affinity, ModelState, Priority, RejectReason
 from kv_store.lmcache_client import Placed, Prefix
 from kv_store.placing import KVOrder
 from workers.engine import Endpoint, EngineSpec, KVExport, Progress, Report, Rest, Started
@@ -123,6 +123,7 @@ class Leases(Protocol):
         tenant: str = "",
         max_wait_s: float | None = None,
         priority: Priority = Priority.DEFAULT,
+        affinity: Affinity = NO_AFFINITY,
     ) -> AbstractAsyncContextManager[Lease]:
         """Wait for a replica of ``model``, waking or starting one. Raises Refused.
 

@@ -25,7 +25,7 @@ from starlette.types import ASGIApp
 from controller.api.app import ApiSettings
 from controller.api.routes import InferenceLimits
 from controller.api.status import Readiness
-from controller.settings import Settings
+from controller.settings import Settings, records_of_run
 from kv_store.keys import Isolation
 
 _YOUNG_OBJECTS = 10_000
@@ -77,6 +77,7 @@ def api_settings(settings: Settings) -> ApiSettings:
         inference=InferenceLimits(
             max_body_bytes=settings.server.max_body_bytes,
             kv_isolation=settings.kv.isolation if settings.kv else Isolation.TENANT,
+            prefix_secret=records_of_run().run.encode(),
         ),
     )
 

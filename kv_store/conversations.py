@@ -55,6 +55,8 @@ class ConversationRecord:
     """Of the fleet, in which that residency was true: the host tier ends with its run."""
     place: KVPlace | None = None
     """None: no tokens are on record."""
+    replica: str = ""
+    """Of the engine that served the last turn."""
     turns: int = 0
     tokens: int = 0
     host_bytes: int = 0

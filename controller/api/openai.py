@@ -34,12 +34,14 @@ from controller.api.errors import ApiError, as_api_error
 from controller.api.forms import parse_form
 from controller.api.forwarding import Forwarding
 from controller.api.history import HistoryTurn, Wish, begin, wish_of
+from controller.api.prefixes import prefix_keys
 from controller.api.reply import Reply, Stage
 from controller.api.routes import InferenceLimits, Route, max_wait_s, passed_headers
 from controller.api.turns import told_of_turn
 from controller.api.upstream import Answer, Upstream
 from controller.api.waiting import ClientWatch, Heartbeat
 from controller.conversation_ports import Conversations, Turn
+from controller.core.names import NO_AFFINITY, Affinity, ReplicaId
 from controller.history_ports import Histories
 from controller.ports import Lease, Leases, Outlook, RequestCounts
 from kv_store.conversations import ConversationKey
@@ -239,6 +241,7 @@ class _Exchange:
             tenant=asked.caller.tenant,
             max_wait_s=self._remaining_s(),
             priority=call.priority,
+            affinity=self._affinity(call),
         ) as lease:
             await heartbeat.stop()
             self._granted(lease)
@@ -249,6 +252,14 @@ class _Exchange:
             except EngineBroken as broken:
                 leases.report_broken(lease, broken.reason)
                 raise
+
+    def _affinity(self, call: Call) -> Affinity:
+        """A retry may as well go back there: an engine that broke is not there to be picked."""
+        if not self._asked.route.is_salted:
+            return NO_AFFINITY
+        home = self._turn.home if self._turn is not None else ""
+        domain = self._domain(), self._inference.limits.prefix_secret
+        return Affinity(ReplicaId(home) if home else None, prefix_keys(call.body, *domain))
 
     def _remaining_s(self) -> float | None:
         if self._limit_s is None:
@@ -339,9 +350,11 @@ class _Exchange:
         return salted(call.body, self._salt(lease), own_id)
 
     def _salt(self, lease: Lease) -> str:
+        return salt_of(lease.kv_identity, self._domain())
+
+    def _domain(self) -> str:
         isolation, tenant = self._inference.limits.kv_isolation, self._asked.caller.tenant
-        domain = domain_of(isolation, tenant=tenant, conversation=self._conversation)
-        return salt_of(lease.kv_identity, domain)
+        return domain_of(isolation, tenant=tenant, conversation=self._conversation)
 
 
 def _check(answer: Answer, first: bytes) -> None:

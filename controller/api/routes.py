@@ -91,6 +91,8 @@ class InferenceLimits:
     """Before the first retry; doubled each time."""
     kv_isolation: Isolation = Isolation.TENANT
     """Who may find whose KV."""
+    prefix_secret: bytes = b""
+    """What keys of prompts' beginnings are made with: one for all processes of a run."""
     client_stall_s: float = 300.0
     """A client that takes nothing of its answer for so long is cut off."""
 

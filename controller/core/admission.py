@@ -13,7 +13,7 @@ from controller.core.outlook import outlook_of
 from controller.core.placement import why_never
 from controller.core.relieving import why_shed
 from controller.core.rooms import Rooms
-from controller.core.routing import is_on_its_way, is_usable, pick_to_serve
+from controller.core.routing import is_on_its_way, is_served, is_usable
 from controller.core.turns import has_slot, tenant_has_slot, why_no_more
 
 
@@ -39,13 +39,14 @@ def admit(books: Books, event: RequestArrived) -> None:
     elif refusal := _refusal(books, record, max_wait_s, event):
         books.reject(request, refusal.reason, refusal.detail, refusal.retry_after_s)
         return
-    books.backlog.add(request, model, books.now, max_wait_s, event.tenant, event.priority)
+    tenant, priority, affinity = event.tenant, event.priority, event.affinity
+    books.backlog.add(request, model, books.now, max_wait_s, tenant, priority, affinity)
     books.version += 1
 
 
 def _is_served_at_once(books: Books, record: ModelRecord, tenant: str) -> bool:
     """It is granted in this very step."""
-    is_awake = pick_to_serve(record.replicas) is not None
+    is_awake = is_served(record.replicas)
     return is_awake and has_slot(record) and tenant_has_slot(books, tenant)
 
 
@@ -85,7 +86,7 @@ def _too_long(record: ModelRecord, estimate_s: float, max_wait_s: float) -> str:
 def turn_away_hopeless(books: Books, model: ModelName) -> None:
     """After a failure: those who wait but cannot be served in time any more."""
     record = books.models[model]
-    if pick_to_serve(record.replicas) is not None or record.is_given_up:
+    if is_served(record.replicas) or record.is_given_up:
         return
     estimate_s = outlook_of(books, record).estimate_s
     for waiting in books.backlog.of(model):

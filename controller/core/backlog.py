@@ -5,7 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from heapq import heappop, heappush
 
-from controller.core.names import NEVER, Instant, ModelName, Priority, RequestId
+from controller.core.names import (
+    NEVER,
+    NO_AFFINITY,
+    Affinity,
+    Instant,
+    ModelName,
+    Priority,
+    RequestId,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +26,7 @@ class Waiting:
     """Of its arrival; breaks ties of time."""
     tenant: str = ""
     priority: Priority = Priority.DEFAULT
+    affinity: Affinity = NO_AFFINITY
 
 
 Lane = tuple[Priority, str]
@@ -49,10 +58,11 @@ class Backlog:
         max_wait_s: float,
         tenant: str = "",
         priority: Priority = Priority.DEFAULT,
+        affinity: Affinity = NO_AFFINITY,
     ) -> None:
         self._arrivals += 1
         deadline = Instant(at + max_wait_s)
-        waiting = Waiting(request, model, at, deadline, self._arrivals, tenant, priority)
+        waiting = Waiting(request, model, at, deadline, self._arrivals, tenant, priority, affinity)
         self._all[request] = waiting
         self.by_model.setdefault(model, {})[request] = waiting
         self.lanes.setdefault(model, {}).setdefault((priority, tenant), {})[request] = waiting

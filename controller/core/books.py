@@ -282,6 +282,7 @@ class Books:
         """To the goal's depth, from DRAINED, from ASLEEP, or (stopped) from FAILED."""
         assert replica.place is not None
         assert replica.incarnation is not None
+        replica.prefixes.clear()
         if goal.depth is Depth.STOPPED:
             order = self._open(replica, Action.STOP, Depth.STOPPED)
             self.move(replica, Phase.STOPPING, str(goal))
@@ -346,6 +347,7 @@ class Books:
         replica.held, replica.place, replica.depth = NOTHING, None, Depth.STOPPED
         replica.incarnation = replica.order = replica.goal = None
         replica.has_kv = False
+        replica.prefixes.clear()
         replica.stop_failures = 0
 
     # drains
@@ -425,7 +427,10 @@ class Books:
         replica.leases[waiting.request] = self.now
         self.leased[waiting.request] = replica.id
         self.tenants.begin(waiting.request, waiting.model, waiting.tenant)
-        replica.has_kv = self.models[replica.model].spec.keeps_kv
+        spec = self.models[replica.model].spec
+        replica.has_kv = spec.keeps_kv
+        if spec.replicas > 1:
+            replica.prefixes.served(waiting.affinity.prefix)
         state, wake_s = ModelState.AWAKE, 0.0
         if replica.awake_since > waiting.arrived:
             is_cold = replica.raised_from is Depth.STOPPED

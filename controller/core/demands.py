@@ -18,7 +18,7 @@ from controller.core.books import Books
 from controller.core.lifecycle import RISING, Phase
 from controller.core.models import ModelRecord
 from controller.core.names import Depth, Instant, ModelName, Priority
-from controller.core.routing import pick_to_serve
+from controller.core.routing import is_served
 from controller.core.turns import with_turn
 
 
@@ -85,7 +85,7 @@ def _waited_for(books: Books) -> dict[ModelName, Demand]:
             demands[model] = min(claims)
     for operation in books.operations:
         model_ = operation.waking
-        if model_ is None or pick_to_serve(books.models[model_].replicas):
+        if model_ is None or is_served(books.models[model_].replicas):
             continue
         if _is_rising(books.models[model_]):
             continue
@@ -131,7 +131,7 @@ def _can_prefetch(books: Books) -> bool:
 
 def _is_wished(books: Books, record: ModelRecord) -> bool:
     """A wish is kept as long as a request would have waited."""
-    if record.wished_at is None or pick_to_serve(record.replicas):
+    if record.wished_at is None or is_served(record.replicas):
         return False
     return books.now < record.wished_at + record.spec.max_wait_s
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from controller.core.names import (
+    NO_AFFINITY,
+    Affinity,
     Depth,
     DeviceId,
     Footprint,
@@ -45,6 +47,7 @@ class RequestArrived(Event):
     """None: the model's own."""
     tenant: str = ""
     priority: Priority = Priority.DEFAULT
+    affinity: Affinity = NO_AFFINITY
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,6 +47,7 @@ from controller.core.names import (
     RequestId,
     Residency,
 )
+from controller.core.prefixes import Prefixes
 from controller.core.residuals import Residuals
 
 STORY_LINES = 100
@@ -186,6 +187,8 @@ class Replica:
     """What this incarnation kept at each depth."""
     has_kv: bool = False
     """It holds KV that was not exported, of a model that keeps it."""
+    prefixes: Prefixes = field(default_factory=Prefixes)
+    """What its prefix cache is likely to hold; kept where its model may have several replicas."""
     is_retiring: bool = False
     """To be stopped as soon as its leases end: its model was removed, changed or shrank."""
     bury_at: Instant = LONG_AGO

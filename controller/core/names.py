@@ -100,6 +100,20 @@ class Priority(IntEnum):
     """Rides on wakes that happen anyway, and on room that nobody else wants."""
 
 
+@dataclass(frozen=True, slots=True)
+class Affinity:
+    """Why a request would rather go to one replica than to another."""
+
+    home: ReplicaId | None = None
+    """It served the last turn of the request's conversation."""
+    prefix: tuple[int, ...] = ()
+    """Keys of longer and longer beginnings of what the request says. What a key is made of is
+    not the core's to know: equal keys, equal beginnings."""
+
+
+NO_AFFINITY = Affinity()
+
+
 class ModelState(Enum):
     """What a granted request had to wait for, as clients see it."""
 

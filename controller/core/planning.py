@@ -28,7 +28,7 @@ from controller.core.models import ModelRecord
 from controller.core.names import NEVER, Cause, Depth, Instant, RejectReason
 from controller.core.operations import rests_at
 from controller.core.raising import raise_wanted
-from controller.core.routing import is_usable, pick_to_serve
+from controller.core.routing import is_served, is_usable, pick_to_serve
 from controller.core.turns import next_turn, with_turn
 
 MOST_ROUNDS = 100_000
@@ -78,7 +78,7 @@ def grant(books: Books) -> None:
         replicas = books.models[model].replicas
         _call_back(books, replicas)
         while waiting := next_turn(books, model):
-            replica = pick_to_serve(replicas)
+            replica = pick_to_serve(replicas, waiting.affinity, books.policy.busy_leases)
             if replica is None:
                 break
             books.grant(waiting, replica)
@@ -144,7 +144,7 @@ def close_operations(books: Books) -> None:
             replica = books.replicas.get(name)
             if replica is None or rests_at(replica, operation.depth):
                 del operation.demoting[name]
-        if operation.waking and pick_to_serve(books.models[operation.waking].replicas):
+        if operation.waking and is_served(books.models[operation.waking].replicas):
             operation.waking = None
         if operation.is_done:
             books.finish(operation)

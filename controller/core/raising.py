@@ -72,7 +72,9 @@ def _pursue(
 
 def _candidates(books: Books, record: ModelRecord) -> list[Replica]:
     """Sleepers, and one cold replica if it may be started now."""
-    resting = order_to_raise(record.replicas, books.costs)
+    head = books.backlog.head(record.spec.name)
+    home = head.affinity.home if head is not None else None
+    resting = order_to_raise(record.replicas, books.costs, home)
     asleep = [replica for replica in resting if replica.phase is Phase.ASLEEP]
     cold = [replica for replica in resting if replica.phase is Phase.COLD]
     can_start = not record.is_given_up and record.retry_at <= books.now

@@ -49,6 +49,7 @@ class Entry:
             conversation=record.key.id,
             tenant=record.key.tenant,
             model=record.model,
+            replica=record.replica,
             residency=line.residency.name,
             doing=line.doing.act.value if line.doing is not None else None,
             waiting=len(line.waiting),

@@ -64,19 +64,25 @@ class Keeping:
     def place(self, replica: str, salt: str) -> KVPlace | None:
         return self._orders.place(replica, salt)
 
-    async def answered(self, entry: Entry, model: str, found: bytes) -> None:
+    async def answered(self, entry: Entry, model: str, replica: str, found: bytes) -> None:
         """A turn more, of which no tokens are known."""
-        self._count(entry, model, found)
+        self._count(entry, model, replica, found)
         await self.save(entry)
 
     async def took_place(
-        self, entry: Entry, model: str, found: bytes, place: KVPlace, told: TurnTold
+        self,
+        entry: Entry,
+        model: str,
+        replica: str,
+        found: bytes,
+        place: KVPlace,
+        told: TurnTold,
     ) -> None:
         """A turn more, which left these tokens' KV there."""
         before = entry.record.place
         if before is not None and (before.path, before.salt) != (place.path, place.salt):
             await self._drop(entry.record, before)
-        self._count(entry, model, found)
+        self._count(entry, model, replica, found)
         entry.record = replace(
             self._entries.as_it_is(entry),
             place=place,
@@ -120,11 +126,17 @@ class Keeping:
                 if entry.record is record:
                     entry.record = _with_bytes(record, placed)
 
-    def _count(self, entry: Entry, model: str, found: bytes) -> None:
+    def _count(self, entry: Entry, model: str, replica: str, found: bytes) -> None:
         record = entry.record
         if record.turns:
             self._entries.counts.found(found)
-        entry.record = replace(record, model=model, turns=record.turns + 1, last_use_s=time.time())
+        entry.record = replace(
+            record,
+            model=model,
+            replica=replica,
+            turns=record.turns + 1,
+            last_use_s=time.time(),
+        )
 
     async def _drop(self, record: ConversationRecord, place: KVPlace) -> None:
         """Of weights, or of a model, that the conversation has left behind."""

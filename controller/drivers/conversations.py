@@ -255,6 +255,10 @@ class LiveTurn:
     def stays_near(self, replica: str) -> bool:
         return self._recalls.stays_near(self._entry, self._model, replica)
 
+    @property
+    def home(self) -> str:
+        return self._entry.record.replica
+
     def reaches(self) -> None:
         self.outcome = Outcome.UNSURE
         self._reached = _now()
@@ -270,8 +274,8 @@ class LiveTurn:
     async def spoke(self, replica: str, salt: str, found: bytes, told: TurnTold | None) -> None:
         place = self._keeping.place(replica, salt) if told is not None else None
         if told is None or place is None:
-            return await self._keeping.answered(self._entry, self._model, found)
-        await self._keeping.took_place(self._entry, self._model, found, place, told)
+            return await self._keeping.answered(self._entry, self._model, replica, found)
+        await self._keeping.took_place(self._entry, self._model, replica, found, place, told)
         self.outcome = Outcome.DONE
         return None
 

@@ -114,6 +114,7 @@ class _Carrier:
             tenant=ask.tenant,
             max_wait_s=ask.max_wait_s,
             priority=ask.priority,
+            affinity=ask.affinity,
         )
         self._claims[ask.number] = claim
         granted = claim.begin()

@@ -13,7 +13,7 @@ from typing import Generic, TypeVar, cast
 
 import msgspec
 
-from controller.core.names import ModelState, Priority, RejectReason
+from controller.core.names import NO_AFFINITY, Affinity, ModelState, Priority, RejectReason
 from controller.ports import Lease
 
 _LENGTH_BYTES = 4
@@ -35,6 +35,7 @@ class Ask(Said, tag=0):
     tenant: str
     max_wait_s: float | None
     priority: Priority = Priority.DEFAULT
+    affinity: Affinity = NO_AFFINITY
 
 
 class End(Said, tag=1):

@@ -8,7 +8,16 @@ from types import TracebackType
 
 from controller.core.commands import GrantLease
 from controller.core.events import LeaseFound, LeaseReleased, RequestArrived, RequestCancelled
-from controller.core.names import ModelName, ModelState, Priority, ReplicaId, RequestId, model_of
+from controller.core.names import (
+    NO_AFFINITY,
+    Affinity,
+    ModelName,
+    ModelState,
+    Priority,
+    ReplicaId,
+    RequestId,
+    model_of,
+)
 from controller.drivers.live import LiveDriver
 from controller.ports import Lease, Outlook
 
@@ -28,9 +37,11 @@ class LiveLeases:
         tenant: str = "",
         max_wait_s: float | None = None,
         priority: Priority = Priority.DEFAULT,
+        affinity: Affinity = NO_AFFINITY,
     ) -> Claim:
         request = self._numbered(request_id)
-        return Claim(self._driver, request, ModelName(model), tenant, max_wait_s, priority)
+        name = ModelName(model)
+        return Claim(self._driver, request, name, tenant, max_wait_s, priority, affinity)
 
     def kept(self, replica: str, request_id: str) -> Claim:
         """Of a lease that is in use though this fleet did not grant it."""
@@ -55,7 +66,16 @@ class Claim:
     """Of one request to a lease. As a context it waits for the lease, which lasts as long; by
     hand: begin(), lease() once ``granted`` is done, end()."""
 
-    __slots__ = ("_driver", "_max_wait_s", "_model", "_priority", "_request", "_tenant", "granted")
+    __slots__ = (
+        "_affinity",
+        "_driver",
+        "_max_wait_s",
+        "_model",
+        "_priority",
+        "_request",
+        "_tenant",
+        "granted",
+    )
 
     def __init__(
         self,
@@ -65,6 +85,7 @@ class Claim:
         tenant: str,
         max_wait_s: float | None,
         priority: Priority = Priority.DEFAULT,
+        affinity: Affinity = NO_AFFINITY,
     ) -> None:
         self.granted: asyncio.Future[GrantLease] = asyncio.get_running_loop().create_future()
         self._driver = driver
@@ -73,6 +94,7 @@ class Claim:
         self._tenant = tenant
         self._max_wait_s = max_wait_s
         self._priority = priority
+        self._affinity = affinity
 
     async def __aenter__(self) -> Lease:
         try:
@@ -102,6 +124,7 @@ class Claim:
                 self._max_wait_s,
                 self._tenant,
                 self._priority,
+                self._affinity,
             )
         )
         return self.granted

@@ -19,7 +19,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from controller.core.names import ModelState, Priority, RejectReason
+from controller.core.names import NO_AFFINITY, Affinity, ModelState, Priority, RejectReason
 from controller.drivers.lease_wire import (
     Ask,
     Began,
@@ -104,9 +104,11 @@ class RemoteLeases:
         tenant: str = "",
         max_wait_s: float | None = None,
         priority: Priority = Priority.DEFAULT,
+        affinity: Affinity = NO_AFFINITY,
     ) -> _Acquired:
         number = next(self._numbers)
-        return _Acquired(self, Ask(number, model, request_id, tenant, max_wait_s, priority))
+        ask = Ask(number, model, request_id, tenant, max_wait_s, priority, affinity)
+        return _Acquired(self, ask)
 
     def outlook(self, model: str) -> Outlook:
         """As it was told last, which is not long ago."""

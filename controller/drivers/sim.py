@@ -32,7 +32,16 @@ from controller.core.events import (
     TimePassed,
 )
 from controller.core.fleet import Fleet
-from controller.core.names import LONG_AGO, Instant, ModelName, OperationId, Priority, RequestId
+from controller.core.names import (
+    LONG_AGO,
+    NO_AFFINITY,
+    Affinity,
+    Instant,
+    ModelName,
+    OperationId,
+    Priority,
+    RequestId,
+)
 from controller.drivers.world import World
 
 
@@ -45,6 +54,7 @@ class Client:
     max_wait_s: float | None
     tenant: str = ""
     priority: Priority = Priority.DEFAULT
+    affinity: Affinity = NO_AFFINITY
     arrived: Instant = LONG_AGO
     granted: list[Instant] = field(default_factory=list)
     rejected: list[RejectRequest] = field(default_factory=list)
@@ -86,9 +96,10 @@ class Simulator:
         max_wait_s: float | None = None,
         tenant: str = "",
         priority: Priority = Priority.DEFAULT,
+        affinity: Affinity = NO_AFFINITY,
     ) -> None:
         name = RequestId(request)
-        client = Client(ModelName(model), serve_s, max_wait_s, tenant, priority)
+        client = Client(ModelName(model), serve_s, max_wait_s, tenant, priority, affinity)
         self.clients[name] = client
         self.schedule(_arrival(Instant(at), name, client))
 
@@ -177,5 +188,11 @@ class Simulator:
 
 def _arrival(at: Instant, request: RequestId, client: Client) -> RequestArrived:
     return RequestArrived(
-        at, request, client.model, client.max_wait_s, client.tenant, client.priority
+        at,
+        request,
+        client.model,
+        client.max_wait_s,
+        client.tenant,
+        client.priority,
+        client.affinity,
     )

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
-from controller.core.names import ModelState, Priority, RejectReason
+from controller.core.names import NO_AFFINITY, Affinity, ModelState, Priority, RejectReason
 from controller.ports import (
     FleetEvent,
     FleetView,
@@ -35,6 +35,7 @@ class Acquired:
     tenant: str
     max_wait_s: float | None
     priority: Priority = Priority.DEFAULT
+    affinity: Affinity = NO_AFFINITY
 
 
 @dataclass
@@ -63,8 +64,9 @@ class FakeLeases:
         tenant: str = "",
         max_wait_s: float | None = None,
         priority: Priority = Priority.DEFAULT,
+        affinity: Affinity = NO_AFFINITY,
     ) -> AsyncIterator[Lease]:
-        self.waits.append(Acquired(model, request_id, tenant, max_wait_s, priority))
+        self.waits.append(Acquired(model, request_id, tenant, max_wait_s, priority, affinity))
         began = asyncio.get_running_loop().time()
         if model in self.gates:
             await self._opened(self.gates[model])

@@ -142,3 +142,17 @@ async def test_without_kv_a_response_is_given_no_id(stand: Stand) -> None:
     client = await stand.open()
     await client.post("/v1/responses", json={"model": "chat", "input": "hi"})
     assert "request_id" not in engine.seen[0].json()
+
+
+async def test_requests_that_begin_alike_say_so_to_the_fleet(stand: Stand) -> None:
+    await stand.engine()
+    client = await stand.open()
+    for question in ("Who?", "Why?"):
+        said = [{"role": "user", "content": "Once upon a time. " * 40 + question}]
+        sent = {"model": "chat", "messages": said}
+        await client.post("/v1/chat/completions", json=sent)
+    await client.post("/v1/embeddings", json={"model": "chat", "input": "a word " * 200})
+    first, second, embedding = (wait.affinity for wait in stand.leases.waits)
+    assert first.prefix
+    assert first.prefix == second.prefix
+    assert embedding == first.__class__()
