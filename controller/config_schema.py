@@ -13,6 +13,7 @@ from math import inf
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -29,6 +30,14 @@ from controller.core.conversations import ConversationLimits
 from controller.core.hanging import HangTimes
 from controller.core.names import CostGuess, FleetPolicy, Ladder, ModelName, ModelSpec, OrderTimes
 from controller.core.steadying import FollowPolicy
+from controller.hours import (
+    HOURS_PATTERN,
+    MOMENT_PATTERN,
+    clash,
+    parse_hours,
+    parse_moment,
+    zone,
+)
 
 _POLICY = FleetPolicy()
 _TIMES = OrderTimes()
@@ -76,6 +85,24 @@ Share = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
 RestName = Literal["kv_released", "level_1", "level_2", "stopped"]
 DeviceKind = Literal["auto", "cpu", "cuda"]
+
+
+def _as_hours(value: str) -> str:
+    parse_hours(value)
+    return value
+
+
+def _as_moment(value: str) -> str:
+    parse_moment(value)
+    return value
+
+
+HoursText = Annotated[
+    str, AfterValidator(_as_hours), WithJsonSchema({"type": "string", "pattern": HOURS_PATTERN})
+]
+MomentText = Annotated[
+    str, AfterValidator(_as_moment), WithJsonSchema({"type": "string", "pattern": MOMENT_PATTERN})
+]
 
 
 class Section(BaseModel):
@@ -331,6 +358,33 @@ Idle = Annotated[
 ]
 
 
+class ScheduleSection(Section):
+    """Fixed hours, whatever the ladder says. Pinned models have none of it."""
+
+    time_zone: str = "UTC"
+    """As the tz database names it: ``Europe/Berlin``."""
+    awake: list[HoursText] = []
+    """Kept awake in these: ``Mon-Fri 08:00-18:00``."""
+    asleep: list[HoursText] = []
+    """At rest in these, but while it is asked for: ``22:00-06:00``."""
+    asleep_to: RestName = "level_2"
+    asleep_after_s: Duration = 60.0
+    """Without a request."""
+
+    @field_validator("time_zone")
+    @classmethod
+    def _is_a_zone(cls, value: str) -> str:
+        zone(value)
+        return value
+
+    @model_validator(mode="after")
+    def _says_one_thing(self) -> Self:
+        when = clash([parse_hours(h) for h in self.awake], [parse_hours(h) for h in self.asleep])
+        if when is not None:
+            raise ValueError(f"awake and asleep both hold {when}")
+        return self
+
+
 class FootprintSection(Section):
     """What is known better than the estimate; device sizes are for each device."""
 
@@ -399,6 +453,7 @@ class ModelDefaults(Section):
     env: dict[str, str] = {}
     idle: Idle = IdleSection()
     """A ladder, or ``auto``: one that follows from ``policy.prices`` and measured costs."""
+    schedule: ScheduleSection | None = None
     limits: LimitSection = LimitSection()
     deepest: RestName = "stopped"
     pinned: bool = _MODEL.pinned

@@ -11,8 +11,17 @@ from typing import Any, NamedTuple
 from pydantic import ValidationError
 
 from controller.config_errors import ConfigError, Problem, from_pydantic
-from controller.config_schema import ModelEntry
-from controller.core.names import Depth, Footprint, Ladder, Limits, ModelName, ModelSpec
+from controller.config_schema import ModelEntry, ScheduleSection
+from controller.core.names import (
+    Depth,
+    Footprint,
+    Ladder,
+    Limits,
+    ModelName,
+    ModelSpec,
+    Schedule,
+)
+from controller.hours import parse_hours
 from controller.hub import HubAccess
 from controller.memory_budget import MemoryBudget
 from controller.model_memory import (
@@ -166,10 +175,21 @@ def _spec(entry: ModelEntry, footprints: dict[Depth, Footprint], keeps_kv: bool)
         devices_per_replica=entry.tensor_parallel,
         ladder=Ladder() if entry.idle == "auto" else Ladder(**entry.idle.model_dump()),
         sets_own_ladder=entry.idle == "auto",
+        schedule=_schedule(entry.schedule) if entry.schedule is not None else None,
         limits=Limits(**entry.limits.model_dump()),
         deepest=Depth[entry.deepest.upper()],
         pinned=entry.pinned,
         keeps_kv=keeps_kv,
         max_wait_s=entry.max_wait_s,
         max_restarts=entry.max_restarts,
+    )
+
+
+def _schedule(section: ScheduleSection) -> Schedule:
+    return Schedule(
+        time_zone=section.time_zone,
+        awake=tuple(map(parse_hours, section.awake)),
+        asleep=tuple(map(parse_hours, section.asleep)),
+        asleep_to=Depth[section.asleep_to.upper()],
+        asleep_after_s=section.asleep_after_s,
     )

@@ -20,6 +20,7 @@ from controller.core.models import ModelRecord
 from controller.core.names import Depth, FleetPolicy, Footprint, ModelSpec
 from controller.core.own_ladder import Rung, rests, rungs
 from controller.footprints import booked_weights, kv_tokens
+from controller.hours import described
 from controller.machine import Machine
 from controller.model_settings import ConfiguredModel
 from controller.ports import NodeFound
@@ -42,6 +43,8 @@ class ModelPlan:
     fits_alone: bool
     own_ladder: tuple[Rung, ...] = ()
     """Of a model with ``idle: auto``, from the costs that orders are thought to take."""
+    schedule: str = ""
+    """Its fixed hours, if it has any."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +109,7 @@ def _model_plan(
         footprints={depth.name.lower(): f for depth, f in spec.footprints.items()},
         fits_alone=can_hold([(spec, Depth.AWAKE)], nodes),
         own_ladder=tuple(_own_ladder(spec, settings.policy)) if spec.sets_own_ladder else (),
+        schedule=described(spec.schedule) if spec.schedule is not None else "",
     )
 
 

@@ -58,6 +58,9 @@ def _lines(plan: FleetPlan) -> list[str]:
         for model in plan.models
         for rung in model.own_ladder
     ]
+    lines += [
+        f"{model.name} by the clock: {model.schedule}" for model in plan.models if model.schedule
+    ]
     return lines
 
 

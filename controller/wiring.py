@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from controller.drivers.conversation_keeping import Keeping
 from controller.drivers.conversations import LiveConversations
 from controller.drivers.following import Following
 from controller.drivers.history import LiveHistories
+from controller.drivers.hours import keep_hours
 from controller.drivers.kv_orders import LiveKVOrders
 from controller.drivers.lease_desk import LeaseDesk
 from controller.drivers.leases import LiveLeases
@@ -118,7 +119,11 @@ def assemble(settings: Settings, pool: Pool, sockets: DeciderSockets | None = No
         await _read_histories(histories)
         announcer.opened(settings)
         try:
-            async with _reloading(settings, control), _carriers(settings, desk, sockets):
+            async with (
+                _meanwhile(keep_hours(driver)),
+                _reloading(settings, control),
+                _carriers(settings, desk, sockets),
+            ):
                 yield
         finally:
             await conversations.close()
@@ -203,12 +208,18 @@ async def _reloading(settings: Settings, control: LiveControl) -> AsyncIterator[
     if settings.source is None:
         yield
         return
-    watching = asyncio.create_task(Reload(settings, control, FileLook(settings)).watch())
+    async with _meanwhile(Reload(settings, control, FileLook(settings)).watch()):
+        yield
+
+
+@asynccontextmanager
+async def _meanwhile(work: Coroutine[None, None, None]) -> AsyncIterator[None]:
+    task = asyncio.create_task(work)
     try:
         yield
     finally:
-        watching.cancel()
-        await asyncio.wait([watching])
+        task.cancel()
+        await asyncio.wait([task])
 
 
 def _read_model(entry: dict[str, object], settings: Settings) -> tuple[ModelSpec, EngineSpec]:

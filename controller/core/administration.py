@@ -7,7 +7,13 @@ from dataclasses import replace
 
 from controller.core.books import Books
 from controller.core.commands import FinishOperation
-from controller.core.events import DemotionOrdered, PinOrdered, SwitchOrdered, WakeOrdered
+from controller.core.events import (
+    DemotionOrdered,
+    PinOrdered,
+    RegimeBegan,
+    SwitchOrdered,
+    WakeOrdered,
+)
 from controller.core.lifecycle import LEAVING, Phase, Replica
 from controller.core.models import ModelRecord
 from controller.core.names import (
@@ -17,10 +23,12 @@ from controller.core.names import (
     ModelName,
     ModelSpec,
     OperationId,
+    Regime,
     RejectReason,
     ReplicaId,
 )
 from controller.core.operations import Operation, rests_at
+from controller.core.routing import is_served
 
 
 def add_model(books: Books, spec: ModelSpec) -> None:
@@ -103,6 +111,19 @@ def pin(books: Books, event: PinOrdered) -> None:
             books.call_off(replica, "pinned")
 
 
+def begin_regime(books: Books, event: RegimeBegan) -> None:
+    """A wish, where it is to be awake: it may evict the idle for as long as a wish is kept."""
+    record = books.models.get(event.model)
+    if record is None or record.is_removed or record.regime is event.regime:
+        return
+    record.regime, record.keeps_hours = event.regime, True
+    if record.is_due_awake and not is_served(record.replicas):
+        books.wish(record)
+    for replica in record.replicas:
+        replica.tell(books.now, f"{event.regime.name} hours", "by its schedule")
+    books.touch_model(record)
+
+
 def order_wake(books: Books, event: WakeOrdered) -> None:
     operation = Operation(event.operation, books.now, waking=event.model)
     if _is_known(books, operation.id, event.model):
@@ -150,6 +171,7 @@ def _begin_waking(books: Books, operation: Operation) -> None:
     assert model is not None
     record = books.models[model]
     record.failures, record.retry_at = 0, LONG_AGO
+    _keep_hours(books, record, True)
     for earlier in books.operations.demoting(model):
         books.finish(earlier, f"called off by {operation.id}")
     for replica in record.replicas:
@@ -169,9 +191,16 @@ def _begin_demoting(books: Books, operation: Operation) -> None:
             books.finish(earlier, f"called off by {operation.id}")
     record.wished_at = None
     record.is_unstarted = False
+    _keep_hours(books, record, record.regime is not Regime.AWAKE)
     operation.demoting = dict.fromkeys(
         replica.id for replica in record.replicas if not rests_at(replica, operation.depth)
     )
     if operation.id not in books.operations:
         books.operations.add(operation)
     books.version += 1
+
+
+def _keep_hours(books: Books, record: ModelRecord, keeps: bool) -> None:
+    if record.keeps_hours is not keeps:
+        record.keeps_hours = keeps
+        books.touch_model(record)

@@ -24,6 +24,7 @@ from controller.core.commands import (
     WakeEngine,
 )
 from controller.core.costs import CostTable
+from controller.core.hours import in_hours
 from controller.core.ledger import HOST, Ledger
 from controller.core.lifecycle import (
     LEAVING,
@@ -51,6 +52,7 @@ from controller.core.names import (
     ModelName,
     ModelState,
     OpId,
+    Regime,
     RejectReason,
     ReplicaId,
     RequestId,
@@ -169,8 +171,8 @@ class Books:
                 return AT_ONCE
             case Phase.AWAKE | Phase.ASLEEP if not replica.leases:
                 spec = self.models[replica.model].spec
-                own = self.own_ladder(self.models[replica.model])
-                return idle.next_rung_at(spec, replica.depth, replica.idle_since, own)
+                ladder = self.ladder(self.models[replica.model])
+                return idle.next_rung_at(spec, replica.depth, replica.idle_since, ladder)
             case Phase.DRAINING if not replica.leases:
                 return AT_ONCE
             case _:
@@ -224,11 +226,12 @@ class Books:
             self.reliefs.forget(replica)
         self._ladder_changed(record)
 
-    def own_ladder(self, record: ModelRecord) -> Ladder | None:
-        """None: it has the one that its specification says."""
-        if not record.spec.sets_own_ladder:
-            return None
-        return as_ladder(self.own_rungs(record))
+    def ladder(self, record: ModelRecord) -> Ladder:
+        """That counts at present: its own or the one it was given, in its fixed hours another."""
+        spec = record.spec
+        usual = as_ladder(self.own_rungs(record)) if spec.sets_own_ladder else spec.ladder
+        regime = record.regime if record.keeps_hours else Regime.USUAL
+        return usual if regime is Regime.USUAL else in_hours(usual, regime, spec)
 
     def own_rungs(self, record: ModelRecord) -> list[Rung]:
         if record.rungs is None:

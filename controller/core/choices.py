@@ -28,7 +28,8 @@ class Victim:
     is_busy: bool
     is_awake: bool
     is_wanted: bool
-    """Someone waits for its model, though later than whom the room is for."""
+    """Someone waits for its model, though later than whom the room is for; or its hours say
+    that it be awake."""
     idle_since: float
     choices: tuple[Choice, ...]
     """From the preferred depth to the deepest."""

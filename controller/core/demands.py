@@ -26,8 +26,10 @@ class Urgency(IntEnum):
     WAITED_FOR = 0
     WISHED = 1
     GROWTH = 2
-    FLEXIBLE = 3
-    FIRST_START = 4
+    HOURS = 3
+    """It is to be awake at this time of day, as far as memory is free."""
+    FLEXIBLE = 4
+    FIRST_START = 5
 
 
 class Demand(NamedTuple):
@@ -55,6 +57,8 @@ def demands_of(books: Books) -> list[Demand]:
             urgency, since = Urgency.WISHED, record.wished_at or since
         elif _must_grow(books, record):
             urgency = Urgency.GROWTH
+        elif record.is_due_awake and not is_served(record.replicas):
+            urgency = Urgency.HOURS
         elif record.is_unstarted and _can_prefetch(books):
             urgency = Urgency.FIRST_START
         if urgency is not None:
@@ -116,7 +120,9 @@ def _hopeful(books: Books) -> Iterator[ModelRecord]:
 
 def may_hope(record: ModelRecord) -> bool:
     """Whether it may want to be awake, or another of its replicas, though nobody waits."""
-    return record.wished_at is not None or record.is_unstarted or record.spec.replicas != 1
+    if record.wished_at is not None or record.is_due_awake:
+        return True
+    return record.is_unstarted or record.spec.replicas != 1
 
 
 def _is_rising(record: ModelRecord) -> bool:
@@ -143,6 +149,7 @@ def _must_grow(books: Books, record: ModelRecord) -> bool:
     awake = [r for r in record.replicas if r.phase is Phase.AWAKE and not r.is_retiring]
     if not awake:
         return False
-    if len(awake) < record.spec.least_replicas and (record.spec.pinned or record.is_in_use):
+    is_kept = record.spec.pinned or record.is_in_use or record.is_due_awake
+    if len(awake) < record.spec.least_replicas and is_kept:
         return True
     return all(len(r.leases) >= books.policy.busy_leases for r in awake)

@@ -21,6 +21,7 @@ from controller.core.names import (
     OperationId,
     OpId,
     Priority,
+    Regime,
     ReplicaId,
     RequestId,
 )
@@ -259,6 +260,14 @@ class SwitchOrdered(Event):
     target: ModelName
     source: ModelName | None
     depth: Depth
+
+
+@dataclass(frozen=True, slots=True)
+class RegimeBegan(Event):
+    """By the clock on the wall, a model's fixed hours began or ended."""
+
+    model: ModelName
+    regime: Regime
 
 
 @dataclass(frozen=True, slots=True)

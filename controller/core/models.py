@@ -5,7 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from controller.core.lifecycle import Phase, Replica
-from controller.core.names import LONG_AGO, NOTHING, Depth, Footprint, Instant, ModelSpec
+from controller.core.names import (
+    LONG_AGO,
+    NOTHING,
+    Depth,
+    Footprint,
+    Instant,
+    ModelSpec,
+    Regime,
+)
 from controller.core.own_ladder import Rung
 
 LONGEST_BACKOFF_S = 60.0
@@ -41,6 +49,9 @@ class ModelRecord:
     is_unstarted: bool = False
     """Still to be started once so that its canary is recorded and its memory measured."""
     is_removed: bool = False
+    regime: Regime = Regime.USUAL
+    keeps_hours: bool = True
+    """Not so once it was ordered to rest, until the next hours."""
 
     def footprint(self, depth: Depth) -> Footprint:
         """What a replica holds at ``depth``: measured, else estimated, else as if awake."""
@@ -51,6 +62,11 @@ class ModelRecord:
         if depth is Depth.AWAKE:
             return (known or NOTHING).union(self.need)
         return known or NOTHING
+
+    @property
+    def is_due_awake(self) -> bool:
+        """By its fixed hours."""
+        return self.regime is Regime.AWAKE and self.keeps_hours
 
     @property
     def is_in_use(self) -> bool:

@@ -155,6 +155,34 @@ class Ladder:
     stopped_s: float = inf
 
 
+class Regime(Enum):
+    """What a model's fixed hours say at a time; ``hours`` has what follows from it."""
+
+    USUAL = "usual"
+    AWAKE = "awake"
+    ASLEEP = "asleep"
+
+
+@dataclass(frozen=True, slots=True)
+class Hours:
+    """On each of ``days`` (0: Monday), minutes of the local day; an end that is not after the
+    beginning is on the next day."""
+
+    days: tuple[int, ...]
+    begins_minute: int
+    ends_minute: int
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    time_zone: str
+    """As the tz database names it."""
+    awake: tuple[Hours, ...] = ()
+    asleep: tuple[Hours, ...] = ()
+    asleep_to: Depth = Depth.LEVEL_2
+    asleep_after_s: float = 60.0
+
+
 @dataclass(frozen=True, slots=True)
 class Limits:
     """Requests at a time, of one model or one tenant; None: as many as come."""
@@ -183,6 +211,7 @@ class ModelSpec:
     ladder: Ladder = field(default_factory=Ladder)
     sets_own_ladder: bool = False
     """Its ladder follows from what its orders take and the price of memory."""
+    schedule: Schedule | None = None
     deepest: Depth = Depth.STOPPED
     """No demotion, idle or evicting, goes below this depth."""
     pinned: bool = False

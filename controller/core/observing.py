@@ -11,6 +11,7 @@ from typing import assert_never
 from controller.core import events as e
 from controller.core.administration import (
     add_model,
+    begin_regime,
     change_model,
     order_demotion,
     order_switch,
@@ -79,6 +80,8 @@ def observe(books: Books, event: e.Event) -> None:
             _node_lost(books, event)
         case e.ModelAdded() | e.ModelChanged() | e.ModelRemoved():
             _catalogued(books, event)
+        case e.RegimeBegan():
+            begin_regime(books, event)
         case e.WakeOrdered() | e.DemotionOrdered() | e.SwitchOrdered() | e.PinOrdered():
             _ordered(books, event)
         case _:

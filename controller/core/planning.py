@@ -190,11 +190,11 @@ def demote_idle(books: Books) -> None:
         if replica.model in books.backlog.by_model or record.is_kept(replica):
             continue
         spec = record.spec
-        own = books.own_ladder(record)
-        depth = idle.due_depth(spec, replica.depth, replica.idle_since, books.now, own)
+        ladder = books.ladder(record)
+        depth = idle.due_depth(spec, replica.depth, replica.idle_since, books.now, ladder)
         fitting = depth and fitting_depth(books, replica, depth, spec.deepest)
         if fitting is not None:
-            if own is not None:
+            if spec.sets_own_ladder:
                 _tell_why(books, replica, fitting)
             demote(books, replica, Goal(fitting, Cause.IDLE))
 

@@ -21,6 +21,8 @@ from controller.core.rooms import Fit, Rooms, Verdict, devices_of
 from controller.core.routing import order_to_raise
 from controller.core.victims import Asker
 
+ONLY_INTO_FREE_ROOM = (Urgency.GROWTH, Urgency.HOURS)
+
 
 def raise_wanted(books: Books) -> None:
     """Wake or start for the first demand that can have it, or begin to make its room."""
@@ -55,7 +57,7 @@ def _pursue(
         asker = Asker(
             demand.model,
             replica.id,
-            can_evict=demand.urgency is not Urgency.GROWTH,
+            can_evict=demand.urgency not in ONLY_INTO_FREE_ROOM,
             can_drain=demand.urgency is Urgency.WAITED_FOR,
             can_stop=demand.urgency is Urgency.WAITED_FOR and not ahead,
             since=demand.since,

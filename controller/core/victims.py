@@ -180,7 +180,7 @@ def _victim(books: Books, replica: Replica, asker: Asker, deepest: Depth) -> Vic
         replica=replica.id,
         is_busy=bool(replica.leases) or replica.phase in RISING,
         is_awake=replica.phase is not Phase.ASLEEP,
-        is_wanted=replica.model in asker.behind,
+        is_wanted=replica.model in asker.behind or books.models[replica.model].is_due_awake,
         idle_since=replica.idle_since,
         choices=_choices(books, replica, asker.evict_to, deepest),
         wants=books.popularity.of(replica.model),

@@ -40,6 +40,7 @@ from controller.core.events import (
     NodeLost,
     PinOrdered,
     RanOutOfMemory,
+    RegimeBegan,
     RequestArrived,
     RequestCancelled,
     SwitchOrdered,
@@ -50,6 +51,8 @@ from controller.core.fleet import Fleet
 from controller.core.invariants import check
 from controller.core.lifecycle import Phase
 from controller.core.names import (
+    NO_AFFINITY,
+    Affinity,
     Depth,
     DeviceId,
     Footprint,
@@ -62,8 +65,10 @@ from controller.core.names import (
     OrderTimes,
     Prices,
     Priority,
+    Regime,
     ReplicaId,
     RequestId,
+    Schedule,
 )
 from controller.core.own_ladder import GIB
 from tests.core.fleets import ladder, node, policy, sizes, spec, to_be_had
@@ -73,6 +78,7 @@ RISES = (StartEngine, WakeEngine)
 MODELS = st.sampled_from([ModelName(name) for name in "abcd"])
 DEPTHS = st.sampled_from([Depth.KV_RELEASED, Depth.LEVEL_1, Depth.LEVEL_2, Depth.STOPPED])
 NODES = st.sampled_from(["n", "m"])
+AFFINITIES = (NO_AFFINITY, Affinity(ReplicaId("c#1")), Affinity(None, (1, 2)))
 
 
 def specs(name: str, awake: int, **more: Any) -> Any:
@@ -104,7 +110,7 @@ class AnyOrder(RuleBasedStateMachine):
         self.count = 0
         for one in (
             specs("a", 10, keeps_kv=True),
-            specs("b", 14, deepest=Depth.LEVEL_2),
+            specs("b", 14, deepest=Depth.LEVEL_2, schedule=Schedule("UTC", asleep_after_s=1.0)),
             specs("c", 6, replicas=2, keeps_kv=True, sets_own_ladder=True),
             specs("d", 7, devices_per_replica=2, max_restarts=2),
         ):
@@ -257,15 +263,22 @@ class AnyOrder(RuleBasedStateMachine):
         pick=st.integers(0, 9),
         tenant=st.sampled_from("xy"),
         priority=st.sampled_from(Priority),
+        affinity=st.sampled_from(AFFINITIES),
     )
     def a_request_arrives(
-        self, model: ModelName, wait: float | None, pick: int, tenant: str, priority: Priority
+        self,
+        model: ModelName,
+        wait: float | None,
+        pick: int,
+        tenant: str,
+        priority: Priority,
+        affinity: Affinity,
     ) -> None:
         request = RequestId(f"r{pick}")
         books = self.fleet.books
         if request not in books.leased and request not in books.backlog:
             self.arrived[request] += 1
-        self.feed(RequestArrived(self.time, request, model, wait, tenant, priority))
+        self.feed(RequestArrived(self.time, request, model, wait, tenant, priority, affinity))
 
     @rule(pick=st.integers(0, 9))
     def a_response_ends(self, pick: int) -> None:
@@ -302,6 +315,10 @@ class AnyOrder(RuleBasedStateMachine):
     @rule(model=MODELS, pinned=st.booleans())
     def a_pin_is_ordered(self, model: ModelName, pinned: bool) -> None:
         self.feed(PinOrdered(self.time, model, pinned))
+
+    @rule(model=MODELS, regime=st.sampled_from(Regime))
+    def hours_begin(self, model: ModelName, regime: Regime) -> None:
+        self.feed(RegimeBegan(self.time, model, regime))
 
     @rule(
         model=MODELS, awake=st.integers(4, 20), replicas=st.integers(1, 2), has_backup=st.booleans()

@@ -35,6 +35,21 @@ BAD: list[tuple[Any, str, str]] = [
     (one(server={"prt": 1}), "server.prt", "unknown key (did you mean port?)"),
     (one(zzz=1), "zzz", "unknown key"),
     (fakes({"idle": {"level_3_s": 1}}), "models[0].idle.level_3_s", "unknown key"),
+    (
+        fakes({"schedule": {"awake": ["8-18"]}}),
+        "models[0].schedule.awake[0]",
+        'hours as in "Mon-Fri 08:00-18:00"',
+    ),
+    (
+        fakes({"schedule": {"time_zone": "Mars/Olympus"}}),
+        "models[0].schedule.time_zone",
+        "no time zone",
+    ),
+    (
+        fakes({"schedule": {"awake": ["08:00-18:00"], "asleep": ["17:00-06:00"]}}),
+        "models[0].schedule",
+        "awake and asleep both hold Mon 17:00",
+    ),
     (one(defaults={"name": "x"}), "defaults.name", "unknown key"),
     (one(server=None), "server", "must be a mapping"),
     # types and bounds

@@ -147,3 +147,10 @@ def test_stopped_models_hold_nothing(device: str, tmp_path: Path) -> None:
         ("a",),
         ("b",),
     )
+
+
+def test_fixed_hours_are_shown(tmp_path: Path) -> None:
+    hours = {"time_zone": "Europe/Berlin", "awake": ["Mon,Tue 08:00-18:00"]}
+    models = [{**one, "schedule": hours} for one in fakes(a={"awake_gib": 2})]
+    found = planned(tmp_path, {"models": models})
+    assert found.models[0].schedule == "awake Mon,Tue 08:00-18:00 (Europe/Berlin)"

@@ -25,9 +25,11 @@ from controller.core.names import (
     Eviction,
     FleetPolicy,
     Footprint,
+    Hours,
     Ladder,
     Limits,
     Prices,
+    Schedule,
 )
 from controller.footprints import CPU_PROCESS_BYTES, GIB
 from controller.hub import HubAccess
@@ -375,3 +377,28 @@ def test_without_a_gpu_a_devices_memory_costs_what_the_hosts_does(tmp_path: Path
     assert loaded(tmp_path, {"device": "cpu", **file}).policy.prices.device_gib_hour == 0.5
     on_a_gpu = loaded(tmp_path, {"device": "cuda", **file}, {})
     assert on_a_gpu.policy.prices.device_gib_hour == 0.04
+
+
+def test_fixed_hours_reach_the_core(tmp_path: Path) -> None:
+    hours = {"awake": ["Mon-Fri 08:00-18:00"], "asleep": ["22:00-06:00"], "asleep_to": "stopped"}
+    raw = {
+        "device": "cpu",
+        "memory": {"device_budget_gib": 1.0},
+        "defaults": {"schedule": {"time_zone": "Europe/Berlin"}, "footprint": {"awake_gib": 0.1}},
+        "models": [
+            {"name": "m", "path": "x", "kind": "fake", "schedule": hours},
+            {"name": "n", "path": "x", "kind": "fake", "schedule": None},
+        ],
+    }
+    file = tmp_path / "fleet.yaml"
+    file.write_text(yaml.safe_dump(raw))
+    settings = load(file, {"TORPOR_STATE_DIR": str(tmp_path)})
+    kept = Settings.from_json(settings.to_json())
+    with_hours, without = (model.spec.schedule for model in kept.models)
+    assert without is None
+    assert with_hours == Schedule(
+        "Europe/Berlin",
+        (Hours((0, 1, 2, 3, 4), 480, 1080),),
+        (Hours((0, 1, 2, 3, 4, 5, 6), 1320, 360),),
+        Depth.STOPPED,
+    )
