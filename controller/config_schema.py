@@ -316,6 +316,24 @@ class HistorySection(Section):
     """Messages, tool calls and results of one conversation."""
 
 
+class LifetimeSection(Section):
+    """Of one tenant's conversations; none: as of all others."""
+
+    hibernate_after_s: SecondsOrNever | None = None
+    expire_after_s: SecondsOrNever | None = None
+
+
+class LiveSection(Section):
+    """Conversations of which a turn is served, at a time; none: as many as come."""
+
+    model: Count | None = _CONVERSATIONS.live.model
+    """Of each model."""
+    tenant: Count | None = _CONVERSATIONS.live.tenant
+    """Of each tenant."""
+    queue: Annotated[int, Field(ge=0)] = _CONVERSATIONS.live.queue
+    """So many wait for one of these to end; one more gets 503."""
+
+
 class ConversationsSection(Section):
     """Of requests that name a conversation (``x-conversation-id``)."""
 
@@ -330,6 +348,18 @@ class ConversationsSection(Section):
     """Requests of one conversation behind the one that runs; one more is refused."""
     history: HistorySection | None = None
     """None, and no ``$TORPOR_HISTORY_KEYS``: nothing that is said is kept."""
+    tenants: dict[str, LifetimeSection] = {}
+    hibernate_at: list[MomentText] = []
+    """Times of day at which all that are not in use hibernate: ``22:00``, ``Fri 18:00``."""
+    time_zone: str = _CONVERSATIONS.time_zone
+    """Of ``hibernate_at``, as the tz database names it."""
+    live: LiveSection = LiveSection()
+
+    @field_validator("time_zone")
+    @classmethod
+    def _is_a_zone(cls, value: str) -> str:
+        zone(value)
+        return value
 
 
 class IdleSection(Section):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib.metadata import PackageNotFoundError, distribution
 from math import inf
@@ -23,12 +23,14 @@ from controller.config_errors import ConfigError, Problem, from_pydantic
 from controller.config_schema import (
     ConversationsSection,
     FleetFile,
+    LifetimeSection,
     PolicySection,
     PriceSection,
     TenantLimitSection,
     TimeoutSection,
     known_keys,
 )
+from controller.core.bulkheads import LiveLimits
 from controller.core.conversations import ConversationLimits, Lifetimes
 from controller.core.hanging import HangTimes
 from controller.core.names import (
@@ -42,6 +44,7 @@ from controller.core.names import (
 )
 from controller.footprints import GIB
 from controller.history_settings import HistorySettings
+from controller.hours import parse_moment
 from controller.hub import HubAccess
 from controller.kv_settings import KVSettings, password_of
 from controller.memory_budget import MemoryBudget
@@ -321,8 +324,20 @@ def _prices(section: PriceSection, device: str) -> Prices:
 
 
 def _conversations(section: ConversationsSection) -> ConversationLimits:
-    lifetimes = Lifetimes(section.hibernate_after_s, section.expire_after_s)
-    return ConversationLimits(lifetimes, section.limit, section.waiting)
+    usual = Lifetimes(section.hibernate_after_s, section.expire_after_s)
+    return ConversationLimits(
+        usual,
+        section.limit,
+        section.waiting,
+        tenants={name: _lifetimes(own, usual) for name, own in section.tenants.items()},
+        hibernate_at=tuple(map(parse_moment, section.hibernate_at)),
+        time_zone=section.time_zone,
+        live=LiveLimits(**section.live.model_dump()),
+    )
+
+
+def _lifetimes(own: LifetimeSection, usual: Lifetimes) -> Lifetimes:
+    return replace(usual, **own.model_dump(exclude_none=True))
 
 
 # the device

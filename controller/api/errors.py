@@ -59,6 +59,7 @@ STATUS = {
     "operation_failed": 503,
     "stopping": 503,
     "conversation_busy": 503,
+    "conversations_busy": 503,
     "too_many_conversations": 503,
     "history_unavailable": 503,
     "history_unreadable": 503,

@@ -28,7 +28,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 from math import inf
 
-from controller.core.names import Instant
+from controller.core.bulkheads import LiveLimits
+from controller.core.names import Hours, Instant
 
 
 class Residency(Enum):
@@ -194,15 +195,38 @@ class ConversationLimits:
     total: int = 100_000
     waiting: int = 16
     """Requests of one conversation behind the one that runs."""
+    tenants: dict[str, Lifetimes] = field(default_factory=dict)
+    """Of those whose conversations live otherwise."""
+    hibernate_at: tuple[Hours, ...] = ()
+    """Times of day at which whatever is not in use hibernates."""
+    time_zone: str = "UTC"
+    live: LiveLimits = field(default_factory=LiveLimits)
+
+    def of_tenant(self, tenant: str) -> Lifetimes:
+        return self.tenants.get(tenant, self.lifetimes)
+
+    @property
+    def shortest_s(self) -> float:
+        every = (self.lifetimes, *self.tenants.values())
+        return min(min(one.hibernate_after_s, one.expire_after_s) for one in every)
 
 
-def due(conversation: Conversation, last_use: Instant, at: Instant, of: Lifetimes) -> Act | None:
-    """What the reaper does about a conversation that nobody uses."""
+def due(
+    conversation: Conversation,
+    last_use: Instant,
+    at: Instant,
+    of: Lifetimes,
+    *,
+    is_evening: bool = False,
+) -> Act | None:
+    """What the reaper does about a conversation that nobody uses; ``is_evening``: all are to
+    hibernate that are not in use."""
     if conversation.doing is not None:
         return None
     idle_s = at - last_use
     if idle_s >= of.expire_after_s:
         return Act.DELETE
-    if idle_s >= of.hibernate_after_s and conversation.residency is Residency.IN_MEMORY:
+    is_due = is_evening or idle_s >= of.hibernate_after_s
+    if is_due and conversation.residency is Residency.IN_MEMORY:
         return Act.HIBERNATE
     return None

@@ -25,9 +25,10 @@ from controller.conversation_ports import (
     ConversationView,
 )
 from controller.core.conversations import Act, Begin, Finish, Job, Outcome, Residency, Step
+from controller.drivers.conversation_bulkheads import LiveBulkheads
 from controller.drivers.conversation_entries import RETRY_AFTER_S, Entries, Entry
 from controller.drivers.conversation_keeping import Keeping
-from controller.drivers.conversation_reaper import reap
+from controller.drivers.conversation_reaper import Reaper
 from controller.drivers.operations import Operations
 from controller.drivers.recalls import Recalls
 from controller.ports import OperationView
@@ -63,12 +64,14 @@ class LiveConversations:
         """Of acts that have not ended, by ticket: why it failed, or empty."""
         self._names: dict[int, str] = {}
         """Their operations."""
+        self._bulkheads = LiveBulkheads(entries.limits.live)
         self._few = asyncio.Semaphore(_ORDERS_AT_ONCE)
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def open(self) -> None:
         await self.keeping.open()
-        self._spawn(reap(self.entries, lambda entry, act: self._ends[self._ask(entry, act)]))
+        reaper = Reaper(self.entries, lambda entry, act: self._ends[self._ask(entry, act)])
+        self._spawn(reaper.reap())
 
     async def close(self) -> None:
         for task in list(self._tasks):
@@ -89,7 +92,8 @@ class LiveConversations:
         ticket = await self._begun(entry)
         turn = LiveTurn(self.keeping, self._recalls, entry, model)
         try:
-            yield turn
+            async with self._bulkheads.passed(ticket, model, key.tenant):
+                yield turn
         finally:
             turn.leave()
             self._end(entry, ticket, turn.outcome)

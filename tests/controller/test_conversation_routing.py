@@ -10,7 +10,7 @@ import httpx
 
 from tests.controller.conversing import Talk, conversing, fake
 
-PAIR = {**fake("chat", token_delay_s=0.01), "replicas": {"min": 2, "max": 2}}
+PAIR = {**fake("chat", token_delay_s=0.05), "replicas": {"min": 2, "max": 2}}
 
 
 async def test_a_conversation_goes_where_its_last_turn_was(tmp_path: Path) -> None:
@@ -18,7 +18,7 @@ async def test_a_conversation_goes_where_its_last_turn_was(tmp_path: Path) -> No
         client = fleet.as_("boss")
         one, other = Talk(client, "one"), Talk(client, "other")
         assert await served(one) == "chat#0"
-        running = asyncio.create_task(Talk(client, "long").send("hold it", max_tokens=5000))
+        running = asyncio.create_task(Talk(client, "long").send("hold it", max_tokens=1000))
         await until(client, leases=[1, 0])
         assert await served(other) == "chat#1"  # since the first is the busier one
         assert await served(one) == "chat#0"  # its own, all the same

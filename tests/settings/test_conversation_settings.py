@@ -40,12 +40,35 @@ def test_all_of_it(tmp_path: Path) -> None:
     assert Settings.from_json(settings.to_json()).conversations == settings.conversations
 
 
+def test_what_may_differ_by_tenant_and_by_the_hour(tmp_path: Path) -> None:
+    section = {
+        "hibernate_after_s": 60,
+        "expire_after_s": 600,
+        "tenants": {"a": {"expire_after_s": "never"}, "b": {"hibernate_after_s": "never"}},
+        "hibernate_at": ["22:00"],
+        "time_zone": "Europe/Berlin",
+        "live": {"model": 4, "tenant": 2, "queue": 0},
+    }
+    settings = loaded(tmp_path, conversations=section)
+    limits = Settings.from_json(settings.to_json()).conversations
+    assert limits == settings.conversations
+    of = [limits.of_tenant(tenant) for tenant in ("a", "b", "c")]
+    assert of == [Lifetimes(60, inf), Lifetimes(inf, 600), Lifetimes(60, 600)]
+    assert limits.hibernate_at[0].begins_minute == 22 * 60
+    assert (limits.live.model, limits.live.tenant, limits.live.queue) == (4, 2, 0)
+    assert limits.shortest_s == 60
+
+
 @pytest.mark.parametrize(
     ("section", "told"),
     [
         ({"limit": 0}, r"conversations\.limit"),
         ({"expire_after_s": "soon"}, r"conversations\.expire_after_s"),
         ({"expires": 1}, r"conversations\.expires"),
+        ({"tenants": {"a": {"limit": 1}}}, r"conversations\.tenants\.a\.limit"),
+        ({"hibernate_at": ["late"]}, r"conversations\.hibernate_at\[0\]: .*time of day"),
+        ({"time_zone": "Mars"}, r"conversations\.time_zone: no time zone"),
+        ({"live": {"model": 0}}, r"conversations\.live\.model"),
     ],
 )
 def test_what_is_refused(tmp_path: Path, section: dict[str, Any], told: str) -> None:
