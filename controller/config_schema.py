@@ -353,6 +353,8 @@ class ConversationsSection(Section):
     """Times of day at which all that are not in use hibernate: ``22:00``, ``Fri 18:00``."""
     time_zone: str = _CONVERSATIONS.time_zone
     """Of ``hibernate_at``, as the tz database names it."""
+    after_rehydration: Literal["keep", "drop"] = "keep"
+    """What becomes of the copy in the durable tier; kept, only what is added is written again."""
     live: LiveSection = LiveSection()
 
     @field_validator("time_zone")

@@ -332,6 +332,7 @@ def _conversations(section: ConversationsSection) -> ConversationLimits:
         tenants={name: _lifetimes(own, usual) for name, own in section.tenants.items()},
         hibernate_at=tuple(map(parse_moment, section.hibernate_at)),
         time_zone=section.time_zone,
+        keeps_copies=section.after_rehydration == "keep",
         live=LiveLimits(**section.live.model_dump()),
     )
 

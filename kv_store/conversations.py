@@ -59,6 +59,8 @@ class ConversationRecord:
     """Of the engine that served the last turn."""
     turns: int = 0
     tokens: int = 0
+    digest: str = ""
+    """Of those tokens."""
     host_bytes: int = 0
     durable_bytes: int = 0
 

@@ -20,7 +20,8 @@ class TierUnavailable(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Prefix:
-    """Whole chunks from the front of ``tokens``, of one model under one salt.
+    """Whole chunks from the front of ``tokens``, of one model under one salt, but for those that
+    lie before the token ``begin`` (which ``prefetch`` takes along).
 
     ``model`` is the path or name that the engine was started with; ``world_size`` the number of
     ranks that hold a part of each token's KV.
@@ -30,6 +31,7 @@ class Prefix:
     salt: str
     tokens: Sequence[int]
     world_size: int = 1
+    begin: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,6 +173,10 @@ class LMCacheClient:
         """From the host tier what lies in the durable one too; where it all lies then. What a
         request uses at the moment stays."""
         return Placed(**await self._module("release", prefix, limit_s))
+
+    async def withdraw(self, prefix: Prefix, *, limit_s: float) -> Placed:
+        """From the durable tier what lies in the host tier too; where it all lies then."""
+        return Placed(**await self._module("withdraw", prefix, limit_s))
 
     async def looked(self, request: str) -> Looked | None:
         """What the lookup of a request (vLLM's id, or its beginning) found; None: not known."""

@@ -16,6 +16,8 @@ class KVOrder(Enum):
     """To the host tier again. Needs an engine of the model on that node, asleep or awake."""
     RECALL = "recall"
     """The same ahead of need: an engine of the model may be about to come."""
+    WITHDRAW = "withdraw"
+    """Out of the durable tier, as far as it lies in the host tier."""
     FORGET = "forget"
     """Out of both."""
 
@@ -31,6 +33,8 @@ async def place(tier: LMCacheClient, order: KVOrder, prefix: Prefix, limit_s: fl
             return await _recalled(tier, prefix, limit_s, attach_s=0.0)
         case KVOrder.RECALL:
             return await _recalled(tier, prefix, limit_s, attach_s=limit_s)
+        case KVOrder.WITHDRAW:
+            return await tier.withdraw(prefix, limit_s=limit_s)
         case KVOrder.FORGET:
             return await _forgotten(tier, prefix, limit_s)
 

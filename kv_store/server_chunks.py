@@ -30,6 +30,7 @@ _POLL_S = 0.005
 _LONGEST_POLL_S = 0.25
 _SLOWER = 1.25
 _LAST_LOOK_S = 1.0
+_UNLOCK_S = 1.0
 _AT_ONCE = 16
 _TAG = "torpor"
 
@@ -96,12 +97,23 @@ class Chunks:
     async def delete(self, prefix: Prefix, limit_s: float) -> Deleted:
         until = time.monotonic() + limit_s
         keys, _ = self._keys(prefix)
+        await self._await_stores(keys, until)
         durable = await self._in_durable(keys, until)
-        from_host, in_use = self._storage.delete_l1_keys(keys)
+        from_host, in_use = await self._delete_held(keys, min(until, time.monotonic() + _UNLOCK_S))
         for adapter in self._adapters():
             await asyncio.to_thread(adapter.delete, list(durable))
         left = await self._in_durable(keys, until)
         return Deleted(from_host, len(durable) - len(left), in_use + len(left))
+
+    async def _delete_held(self, keys: list[ObjectKey], until: float) -> tuple[int, int]:
+        """So many, and so many that are in use. Whoever has just stored them lets go of them a
+        moment later."""
+        deleted, in_use = self._storage.delete_l1_keys(keys)
+        while in_use and time.monotonic() < until:
+            await asyncio.sleep(_POLL_S)
+            more, in_use = self._storage.delete_l1_keys([key for key in keys if self._held(key)])
+            deleted += more
+        return deleted, in_use
 
     async def where(self, prefix: Prefix, limit_s: float) -> Placed:
         keys, _ = self._keys(prefix)
@@ -116,6 +128,15 @@ class Chunks:
         self._storage.delete_l1_keys([key for key in keys if key in durable])
         return self._placed(keys, durable, object_bytes)
 
+    async def withdraw(self, prefix: Prefix, limit_s: float) -> Placed:
+        until = time.monotonic() + limit_s
+        keys, _ = self._keys(prefix)
+        held = [key for key in keys if self._held(key)]
+        going = await self._in_durable(held, until)
+        for adapter in self._adapters():
+            await asyncio.to_thread(adapter.delete, list(going))
+        return self._placed(keys, await self._in_durable(keys, until), self._largest(keys))
+
     def _placed(self, keys: list[ObjectKey], durable: set[ObjectKey], object_bytes: int) -> Placed:
         return Placed(len(keys), sum(map(self._held, keys)), len(durable), object_bytes)
 
@@ -123,10 +144,20 @@ class Chunks:
         return max(map(self._size, keys), default=0)
 
     def _keys(self, prefix: Prefix) -> tuple[list[ObjectKey], int]:
-        hasher = self._context.token_hasher
-        tokens = list(prefix.tokens)
+        keys, chunks = self._resolved(prefix, len(prefix.tokens))
+        if not prefix.begin:
+            return keys, chunks
+        before, chunks_before = self._resolved(prefix, prefix.begin)
+        left_alone = set(before)
+        return [key for key in keys if key not in left_alone], chunks - chunks_before
+
+    def _resolved(self, prefix: Prefix, end: int) -> tuple[list[ObjectKey], int]:
         keys, chunks = resolve_object_keys(
-            hasher, prefix.model, prefix.world_size, tokens, prefix.salt
+            self._context.token_hasher,
+            prefix.model,
+            prefix.world_size,
+            list(prefix.tokens[:end]),
+            prefix.salt,
         )
         return keys, chunks
 

@@ -1,9 +1,10 @@
 """Our module inside LMCache's server, loaded by its ``--server-module`` hook.
 
 It adds routes to LMCache's HTTP server, on the same loopback port: ``POST /torpor/export``,
-``/torpor/settle``, ``/torpor/verify``, ``/torpor/where``, ``/torpor/release`` and
-``/torpor/delete`` (``kv_store.server_chunks``), ``/torpor/recall`` (``kv_store.server_recall``),
-and ``GET /torpor/lookups/{request}``, which says from which tier a request's KV came.
+``/torpor/settle``, ``/torpor/verify``, ``/torpor/where``, ``/torpor/release``,
+``/torpor/withdraw`` and ``/torpor/delete`` (``kv_store.server_chunks``), ``/torpor/recall``
+(``kv_store.server_recall``), and ``GET /torpor/lookups/{request}``, which says from which tier a
+request's KV came.
 """
 
 from __future__ import annotations
@@ -31,10 +32,11 @@ class Order:
     tokens: list[int]
     limit_s: float
     world_size: int = 1
+    begin: int = 0
 
     @property
     def prefix(self) -> Prefix:
-        return Prefix(self.model, self.salt, self.tokens, self.world_size)
+        return Prefix(self.model, self.salt, self.tokens, self.world_size, self.begin)
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,7 @@ class TorporModule:
         router.post("/recall")(self.recall)
         router.post("/where")(self.where)
         router.post("/release")(self.release)
+        router.post("/withdraw")(self.withdraw)
         router.post("/delete")(self.delete)
         router.get("/lookups/{request:path}")(self.looked)
         return router
@@ -99,6 +102,9 @@ class TorporModule:
 
     async def release(self, order: Order) -> dict[str, Any]:
         return asdict(await self._chunks.release(order.prefix, order.limit_s))
+
+    async def withdraw(self, order: Order) -> dict[str, Any]:
+        return asdict(await self._chunks.withdraw(order.prefix, order.limit_s))
 
     async def delete(self, order: Order) -> dict[str, Any]:
         return asdict(await self._chunks.delete(order.prefix, order.limit_s))

@@ -12,6 +12,7 @@ import struct
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from hashlib import blake2b
 
 PATH = "/torpor/turn"
 _UINT32 = "I"
@@ -34,3 +35,14 @@ class TurnTold:
         """Raises ValueError, struct.error: that is none."""
         (stored,) = _HEAD.unpack_from(packed)
         return cls(stored, array(_UINT32, packed[_HEAD.size :]))
+
+
+def digest(tokens: Sequence[int]) -> str:
+    """By which a later turn is known to go on where this one ended."""
+    return blake2b(array(_UINT32, tokens).tobytes(), digest_size=16).hexdigest()
+
+
+def agreement(some: Sequence[int], others: Sequence[int]) -> int:
+    """So many tokens from the front are the same."""
+    pairs = enumerate(zip(some, others, strict=False))
+    return next((at for at, (one, other) in pairs if one != other), min(len(some), len(others)))

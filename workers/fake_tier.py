@@ -66,6 +66,8 @@ class FakeTier:
             case KVOrder.REHYDRATE | KVOrder.RECALL:
                 moved = (chunks & self.durable) - self.host
                 self.host |= moved
+            case KVOrder.WITHDRAW:
+                self.durable -= chunks & self.host
             case KVOrder.FORGET:
                 self.host -= chunks
                 self.durable -= chunks
@@ -107,5 +109,6 @@ def _ids(words: list[str]) -> list[int]:
 
 def _chunks(prefix: Prefix) -> list[Chunk]:
     tokens = tuple(prefix.tokens)
-    ends = range(CHUNK_TOKENS, len(tokens) + 1, CHUNK_TOKENS)
+    first = prefix.begin // CHUNK_TOKENS * CHUNK_TOKENS
+    ends = range(first + CHUNK_TOKENS, len(tokens) + 1, CHUNK_TOKENS)
     return [(prefix.model, prefix.salt, tokens[:end]) for end in ends]

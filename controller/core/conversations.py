@@ -123,6 +123,11 @@ class Conversation:
         return sum(job.act is Act.TURN for job in self.waiting)
 
     @property
+    def was_hibernated(self) -> bool:
+        """Before what is being done, or was done last."""
+        return self._before is Residency.HIBERNATED
+
+    @property
     def is_over(self) -> bool:
         """Deleted, and nobody asked for more meanwhile."""
         return self.is_deleted and self.doing is None
@@ -200,6 +205,8 @@ class ConversationLimits:
     hibernate_at: tuple[Hours, ...] = ()
     """Times of day at which whatever is not in use hibernates."""
     time_zone: str = "UTC"
+    keeps_copies: bool = True
+    """What a hibernation wrote stays in the durable tier after a rehydration."""
     live: LiveLimits = field(default_factory=LiveLimits)
 
     def of_tenant(self, tenant: str) -> Lifetimes:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Protocol
@@ -18,7 +18,7 @@ from controller.drivers.conversation_entries import Entries, Entry
 from kv_store.conversations import ConversationKey, ConversationRecord, KVPlace, RecordsUnavailable
 from kv_store.lmcache_client import Placed, Prefix
 from kv_store.placing import KVOrder
-from kv_store.turns import TurnTold
+from kv_store.turns import TurnTold, agreement, digest
 from workers.engine import EngineError
 
 log = logging.getLogger("torpor.conversations")
@@ -82,15 +82,23 @@ class Keeping:
         before = entry.record.place
         if before is not None and (before.path, before.salt) != (place.path, place.salt):
             await self._drop(entry.record, before)
+        elif before is not None:
+            await self._drop_tail(entry.record, before, told.tokens)
         self._count(entry, model, replica, found)
         entry.record = replace(
             self._entries.as_it_is(entry),
             place=place,
             tokens=len(told.tokens),
+            digest=digest(told.tokens),
             residency=Residency.IN_MEMORY.value,
         )
         with _unrecorded("writing"):
             await self._records.put(entry.record, told.tokens)
+        if entry.line.was_hibernated and not self._entries.limits.keeps_copies:
+            with suppress(EngineError):
+                prefix = place.prefix(told.tokens)
+                placed = await self._orders.carry_out(place, KVOrder.WITHDRAW, prefix)
+                entry.record = _with_bytes(entry.record, placed)
 
     async def prefix(self, entry: Entry, act: Act) -> Prefix | None:
         """Of what the act is about; None: nothing is known of. Raises RecordsUnavailable,
@@ -109,10 +117,12 @@ class Keeping:
         if prefix is not None and record.place is not None:
             await self.save(entry)
             placed = await self._orders.carry_out(record.place, _ORDER[act], prefix)
+            if act is Act.REHYDRATE and not self._entries.limits.keeps_copies:
+                placed = await self._orders.carry_out(record.place, KVOrder.WITHDRAW, prefix)
             entry.record = _with_bytes(entry.record, placed)
         if act is Act.RESET:
             await self._records.forget_tokens(record)
-            entry.record = replace(entry.record, place=None, tokens=0)
+            entry.record = replace(entry.record, place=None, tokens=0, digest="")
         elif act is Act.DELETE:
             await self._records.forget(record)
 
@@ -140,11 +150,24 @@ class Keeping:
 
     async def _drop(self, record: ConversationRecord, place: KVPlace) -> None:
         """Of weights, or of a model, that the conversation has left behind."""
-        with suppress(EngineError), _unrecorded("forgetting"):
+        with _unrecorded("forgetting"):
             prefix = await self._records.prefix(record)
             if prefix is not None:
-                await self._orders.carry_out(place, KVOrder.FORGET, prefix)
+                with suppress(EngineError):
+                    await self._orders.carry_out(place, KVOrder.FORGET, prefix)
             await self._records.forget_tokens(record)
+
+    async def _drop_tail(
+        self, record: ConversationRecord, place: KVPlace, tokens: Sequence[int]
+    ) -> None:
+        """What lies beyond where this turn departs from the one before, if it does."""
+        if not record.tokens or digest(tokens[: record.tokens]) == record.digest:
+            return
+        with suppress(EngineError), _unrecorded("reading"):
+            prefix = await self._records.prefix(record)
+            if prefix is not None:
+                tail = replace(prefix, begin=agreement(prefix.tokens, tokens))
+                await self._orders.carry_out(place, KVOrder.FORGET, tail)
 
 
 def _with_bytes(record: ConversationRecord, placed: Placed) -> ConversationRecord:

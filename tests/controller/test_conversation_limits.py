@@ -120,3 +120,32 @@ async def test_a_client_that_left_while_it_waited_keeps_no_place(tmp_path: Path)
         running.cancel()
         for _ in range(2):
             assert (await Talk(one, "c").send("hello")).status_code == 200
+
+
+async def test_copies_may_be_dropped_once_a_conversation_is_back(tmp_path: Path) -> None:
+    limits = {"after_rehydration": "drop"}
+    async with conversing(tmp_path, conversations=limits) as fleet:
+        talk = Talk(fleet.as_("one"), "c")
+        await talk.send("one two three four five six seven eight")
+        await talk.order("hibernate")
+        assert fleet.tier.durable
+        await talk.order("rehydrate")
+        assert (fleet.tier.durable, (await talk.view())["durable_bytes"]) == (set(), 0)
+        await talk.order("hibernate")
+        await talk.send("and then")  # brought back by its next message, it leaves no copy either
+        await active(talk.client, 0)
+        assert (fleet.tier.durable, bool(fleet.tier.host)) == (set(), True)
+
+
+async def test_a_changed_history_leaves_nothing_of_its_old_end(tmp_path: Path) -> None:
+    async with conversing(tmp_path) as fleet:
+        talk = Talk(fleet.as_("one"), "c")
+        await talk.send("one two three four five six seven eight")
+        await talk.order("hibernate")
+        before = set(fleet.tier.durable)
+        talk.said = [{"role": "user", "content": "one two three four and now for another thing"}]
+        await talk.send("do go on")
+        await active(talk.client, 0)
+        assert len(fleet.tier.durable & before) == 1  # the four words on which both agree
+        await talk.order("reset")
+        assert fleet.tier.durable | fleet.tier.host == set()
