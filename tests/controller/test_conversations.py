@@ -291,6 +291,29 @@ async def test_all_of_it_survives_a_full_restart(
         assert (await Talk(fleet.as_("one"), "asleep").order("rehydrate")).status_code == 200
 
 
+async def test_the_records_store_may_go_and_come_back(
+    tmp_path: Path, store: RecordsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORPOR_RECORDS_SOCKET", str(store.socket))
+    monkeypatch.setenv("TORPOR_RUN", "run")
+    async with conversing(tmp_path) as fleet:
+        before, meanwhile = Talk(fleet.as_("one"), "before"), Talk(fleet.as_("one"), "meanwhile")
+        await before.send(LONG)
+        await before.order("hibernate")
+        store.stop()
+        assert (await meanwhile.send(f"another {LONG}")).status_code == 200
+        failed = await before.order("rehydrate")
+        assert "RecordsUnavailable" in failed.json()["error"]["message"]
+        store.start()
+        for talk in (before, meanwhile):
+            assert (await talk.send("and then")).status_code == 200
+            assert (await talk.order("hibernate")).json()["status"] == "done"
+    async with conversing(tmp_path) as fleet:
+        page = (await fleet.as_("one").get("/fleet/conversations")).json()
+        found = {c["conversation"]: (c["turns"], c["residency"]) for c in page["conversations"]}
+        assert found == {"before": (2, "HIBERNATED"), "meanwhile": (2, "HIBERNATED")}
+
+
 async def test_nothing_is_left_of_many_lives(fleet: Fleet) -> None:
     client = fleet.as_("one")
     for number in range(50):
