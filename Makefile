@@ -1,5 +1,5 @@
 # What a person types. Everything sets itself up; a second run is quick.
-.PHONY: setup serve demo demo-kv test soak mutate chaos check models lock clean
+.PHONY: setup serve demo demo-kv demo-conversations test soak mutate chaos check models lock clean
 
 VENV := .venv/bin
 STATE := .torpor
@@ -19,6 +19,9 @@ demo: models
 
 demo-kv: models
 	@$(VENV)/python scripts/demo_kv.py examples/conversations.yaml
+
+demo-conversations: models
+	@$(VENV)/python scripts/demo_conversations.py examples/round-robin.yaml
 
 test: models
 	@$(VENV)/pytest

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
+import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from threading import Thread
 
 import psutil
 import pytest
 from redis.asyncio import Redis as Client
 
+from controller.crew import Crew
 from controller.records_server import RecordsServer
 from kv_store.conversation_records import ConversationRecords
 from kv_store.conversations import (
@@ -115,6 +120,40 @@ async def test_the_embedded_store_keeps_what_it_was_told_over_its_end() -> None:
         assert await records.open() == [RECORD]
         await records.close()
         server.stop()
+
+
+async def test_a_store_that_dies_is_started_again_and_found_again() -> None:
+    with TemporaryDirectory(prefix="t-") as directory:
+        server = RecordsServer(Path(directory, "data"), Path(directory, "s"), lambda: None)
+        server.start()
+        records = ConversationRecords.at_socket(server.socket)
+        await records.put(RECORD, tokens(1))
+        waiting = [sys.executable, "-c", "import sys; sys.stdin.read()"]
+        loop, codes = asyncio.get_running_loop(), asyncio.Queue[int]()
+
+        def died(code: int) -> None:
+            loop.call_soon_threadsafe(codes.put_nowait, code)
+
+        with subprocess.Popen(waiting, stdin=subprocess.PIPE) as controller:  # noqa: ASYNC220
+            crew = Crew([], lambda door: controller, died, server, died)
+            tending = Thread(target=crew.tend, args=[controller])
+            tending.start()
+            assert server.process is not None
+            server.process.kill()
+            assert await codes.get() == -signal.SIGKILL
+            assert await _found(records) == [RECORD]
+            controller.kill()
+            await asyncio.to_thread(tending.join)
+        await records.close()
+        server.stop()
+
+
+async def _found(records: ConversationRecords) -> list[ConversationRecord]:
+    """Once it answers."""
+    async with asyncio.timeout(60):
+        while True:
+            with suppress(RecordsUnavailable):
+                return await records.open()
 
 
 def test_two_never_share_one_file() -> None:
