@@ -6,7 +6,7 @@ the adapters need nothing of the controller, and the controller nothing of vLLM 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Protocol
@@ -47,7 +47,9 @@ class Pool(Protocol):
         self, replica: str, incarnation: int, spec: EngineSpec, node: str, devices: tuple[str, ...]
     ) -> Started: ...
 
-    async def sleep(self, replica: str, rest: Rest) -> Report: ...
+    async def sleep(self, replica: str, rest: Rest, keep: bool = False) -> Report:
+        """``keep``: what runs is frozen, and goes on once a wake has succeeded."""
+        ...
 
     async def export(self, replica: str) -> KVExport:
         """What its requests computed, to the KV tier. Raises EngineError; the engine is well."""
@@ -124,8 +126,10 @@ class Leases(Protocol):
         max_wait_s: float | None = None,
         priority: Priority = Priority.DEFAULT,
         affinity: Affinity = NO_AFFINITY,
+        can_freeze: bool = True,
     ) -> AbstractAsyncContextManager[Lease]:
         """Wait for a replica of ``model``, waking or starting one. Raises Refused.
+        ``can_freeze``: the response may be suspended for others' sake.
 
         Leaving the context releases; cancelling the wait withdraws the request. The same
         ``request_id`` may be acquired again after release (a retry on a fresh engine).
@@ -133,6 +137,10 @@ class Leases(Protocol):
         ...
 
     def outlook(self, model: str) -> Outlook: ...
+
+    def frozen(self) -> Collection[Endpoint]:
+        """Engines whose requests are: they say nothing for a while, and then go on."""
+        ...
 
     def report_broken(self, lease: Lease, reason: str) -> None:
         """The engine behind the lease did not answer: look at it now, not at the next beat."""
@@ -177,6 +185,8 @@ class ReplicaView:
     residual_growth_bytes: int = 0
     """So much more than at first does its engine keep when it sleeps, at the depth where it is
     most."""
+    frozen: int = 0
+    """Of the leases, those whose responses are suspended."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,7 +194,8 @@ class ModelView:
     model: str
     state: str
     """Of its best replica: ``awake``, ``waking``, ``starting``, ``draining``, ``hibernating``,
-    ``falling_asleep``, ``kv_released``, ``level_1``, ``level_2``, ``stopped``, ``failed``."""
+    ``falling_asleep``, ``frozen``, ``kv_released``, ``level_1``, ``level_2``, ``stopped``,
+    ``failed``."""
     replicas: tuple[ReplicaView, ...]
     pinned: bool
     waiting: int

@@ -28,6 +28,7 @@ _COLOURS = {
     "draining": "yellow",
     "hibernating": "yellow",
     "falling_asleep": "yellow",
+    "frozen": "cyan",
     "failed": "red",
     "stopped": "dim",
 }

@@ -98,8 +98,8 @@ class EngineActor:
             self._is_starting = False
             return replace(started, pids=self._pids)
 
-    async def sleep(self, rest: Rest) -> Report:
-        return await self._order(lambda engine: engine.sleep(rest), rest)
+    async def sleep(self, rest: Rest, keep: bool = False) -> Report:
+        return await self._order(lambda engine: engine.sleep(rest, keep), rest)
 
     async def wake(self) -> Report:
         return await self._order(lambda engine: engine.wake(), None)

@@ -140,12 +140,14 @@ class OrderTimedOut(EngineError):
 class Engine(Protocol):
     async def start(self) -> Started: ...
 
-    async def sleep(self, rest: Rest) -> Report:
-        """To ``rest``, from awake or from any shallower rest. Nothing may be running."""
+    async def sleep(self, rest: Rest, keep: bool = False) -> Report:
+        """To ``rest``, from awake or from any shallower rest. Nothing may be running, or
+        (``keep``) what runs is frozen: it says nothing more, and goes on after the wake."""
         ...
 
     async def wake(self) -> Report:
-        """Raises CanaryMismatch if the answers are not those from before."""
+        """What was frozen goes on only once the canary agreed. Raises CanaryMismatch if the
+        answers are not those from before; then it never does."""
         ...
 
     async def export(self) -> KVExport:

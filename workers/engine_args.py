@@ -19,6 +19,7 @@ from workers.engine import EngineSpec
 MIB = 1024 * 1024
 CPU_WORKER = "workers.sleep.cpu.SleepingCPUWorker"
 CUDA_EXTENSION = "workers.sleep.cuda.SleepDeeper"
+SCHEDULER = "workers.holding.scheduler"
 
 OURS = frozenset(
     [
@@ -38,6 +39,7 @@ OURS = frozenset(
         "grpc_port",
         "worker_cls",
         "worker_extension_cls",
+        "scheduler_cls",
         "enable_sleep_mode",
         "ssl_keyfile",
         "ssl_certfile",
@@ -117,9 +119,10 @@ def _defaults(device: str) -> dict[str, Any]:
 
 
 def _sleep(device: str) -> dict[str, Any]:
+    common = {"scheduler_cls": SCHEDULER}
     if device == "cpu":
-        return {"worker_cls": CPU_WORKER}
-    return {"enable_sleep_mode": True, "worker_extension_cls": CUDA_EXTENSION}
+        return common | {"worker_cls": CPU_WORKER}
+    return common | {"enable_sleep_mode": True, "worker_extension_cls": CUDA_EXTENSION}
 
 
 def _kv(spec: EngineSpec) -> dict[str, Any]:

@@ -116,7 +116,8 @@ class FakeEngine:
             kv_identity=self._kv_identity(),
         )
 
-    async def sleep(self, rest: Rest) -> Report:
+    async def sleep(self, rest: Rest, keep: bool = False) -> Report:
+        """What runs says nothing more, whether it was told to ``keep`` it or not."""
         before = self._memory()
         began = time.monotonic()
         async with self._order("sleep", self._args.sleep_s):

@@ -1,7 +1,8 @@
 """The fake engine's own OpenAI-like server: plain ASGI, bearer key demanded but for /health.
 
 Asleep, it treats a generating request as vLLM's paused scheduler does: the request waits until
-somebody wakes the engine, and is counted. A client that goes away aborts its generation.
+somebody wakes the engine, and is counted. What was running says no further word until then. A
+client that goes away aborts its generation.
 """
 
 from __future__ import annotations
@@ -33,6 +34,8 @@ class Counts:
     aborted: int = 0
     steps: int = 0
     """Tokens."""
+    frozen: int = 0
+    """In the middle of an answer while asleep, and waiting for their next token."""
     while_asleep: int = 0
     """Requests that a correct controller would not have sent."""
 
@@ -163,6 +166,7 @@ class FakeApp:
             await asyncio.sleep(voice.token_delay_s)
         if voice.is_stalled:
             await asyncio.get_running_loop().create_future()
+        await self._thaws()
         voice.counts.steps += 1
 
     async def _stream(
@@ -178,6 +182,15 @@ class FakeApp:
             await send({"type": "http.response.body", "body": chunk, "more_body": True})
             await self._step(fault if i == 1 else None)
         await send({"type": "http.response.body", "body": b""})
+
+    async def _thaws(self) -> None:
+        """Asleep there is no token: who is in the middle of an answer is frozen."""
+        if not self._voice.awake.is_set():
+            self._voice.counts.frozen += 1
+            try:
+                await self._voice.awake.wait()
+            finally:
+                self._voice.counts.frozen -= 1
 
 
 def _chunks(path: str, said: answers.Answer, body: dict[str, Any]) -> Iterator[bytes]:

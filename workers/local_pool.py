@@ -112,9 +112,9 @@ class LocalPool:
         )
         return started
 
-    async def sleep(self, replica: str, rest: Rest) -> Report:
+    async def sleep(self, replica: str, rest: Rest, keep: bool = False) -> Report:
         running = self._get(replica)
-        order = self._remembered(running, running.engine.sleep(rest), rest)
+        order = self._remembered(running, running.engine.sleep(rest, keep), rest)
         return await self._register.carried_out(replica, order, self._limits.sleep_s)
 
     async def export(self, replica: str) -> KVExport:

@@ -14,6 +14,9 @@ from workers import canary
 from workers.canary import MAX_PROMPT_TOKENS, NEW_TOKENS, PROMPTS, Reply, Song
 from workers.engine import CanaryMismatch, EngineSpec
 
+CANARY, HOLD = "torpor-canary-", "torpor-hold-"
+"""How the ids of requests begin that ``holding`` knows."""
+
 
 class Canary:
     """What this engine answered at its start, to compare with later."""
@@ -115,5 +118,22 @@ async def _last(outputs: AsyncIterator[Any]) -> Any:
     return [output async for output in outputs][-1]
 
 
+async def hold(llm: Any) -> str:
+    """From here on nobody but the canary is scheduled, until the request of this id is aborted."""
+    request = f"{HOLD}{uuid4().hex}"
+    await llm.add_request(request, *await _shortest(llm))
+    return request
+
+
+async def _shortest(llm: Any) -> tuple[Any, Any]:
+    from vllm import PoolingParams, SamplingParams
+    from vllm.inputs import tokens_input
+
+    tasks = await llm.get_supported_tasks()
+    if "generate" in tasks:
+        return tokens_input([1]), SamplingParams(max_tokens=1)
+    return tokens_input([1]), PoolingParams(task=tasks[0])
+
+
 def _request_id() -> str:
-    return f"canary-{uuid4().hex}"
+    return f"{CANARY}{uuid4().hex}"

@@ -144,8 +144,8 @@ class RayPool:
         order = self._start(replica, incarnation, spec, node, devices)
         return await self._register.carried_out(replica, order, self._limits.start_s)
 
-    async def sleep(self, replica: str, rest: Rest) -> Report:
-        order: Coroutine[Any, Any, Report] = self._order(replica, "sleep", rest)
+    async def sleep(self, replica: str, rest: Rest, keep: bool = False) -> Report:
+        order: Coroutine[Any, Any, Report] = self._order(replica, "sleep", rest, keep)
         return await self._register.carried_out(replica, order, self._limits.sleep_s)
 
     async def export(self, replica: str) -> KVExport:

@@ -8,6 +8,12 @@ Sleep and wake go to ``AsyncLLM`` in process, never over HTTP. Nothing may run w
 sent to sleep, so the scheduler is paused with ``wait``; the caller lets no request in before a
 wake has returned. The prefix cache is reset whenever KV was dropped, and every rung drops it.
 
+To freeze is to sleep with the scheduler paused by ``keep``: what runs is preempted and waits in
+the scheduler without KV, its clients connected. Its KV is computed again after the wake, from
+the prompt and what was decoded, or found in the KV tier. A client that leaves meanwhile is
+noticed by vLLM's server, asleep or not. After the wake nobody but the canary is scheduled before
+it has agreed (``holding`` says how and why).
+
 After a wake whose canary disagrees the weights are dropped and reloaded once; if it still
 disagrees the engine goes back to sleep, so that nothing can be served, and CanaryMismatch is
 raised.
@@ -46,11 +52,14 @@ from workers.kv_seat import KVSeat
 from workers.memory import anonymous_bytes, family, measure
 from workers.openai_server import OpenAIServer, build_app
 from workers.phases import Phases
-from workers.questions import Canary
+from workers.questions import Canary, hold
 from workers.starvation import is_starvation
 
 EXPORT_S = 20.0
 """What has not reached the durable tier by then is recomputed."""
+FREEZE_TRIES = 20
+FREEZE_AGAIN_S = 0.1
+"""A request whose KV is on its way from the tier cannot be preempted: it is there in a moment."""
 _DEPTH = {None: 0, Rest.KV_RELEASED: 1, Rest.LEVEL_1: 2, Rest.LEVEL_2: 3}
 
 
@@ -74,6 +83,8 @@ class VllmEngine:
         self._seat: KVSeat | None = None
         self._kv_identity = ""
         self._rest: Rest | None = None
+        self._is_frozen = False
+        """Requests may be inside."""
         self._luck = random.Random()
 
     async def start(self) -> Started:
@@ -89,13 +100,16 @@ class VllmEngine:
             kind = OutOfMemory if is_starvation(error) else StartFailed
             raise kind(f"{type(error).__name__}: {error}") from error
 
-    async def sleep(self, rest: Rest) -> Report:
+    async def sleep(self, rest: Rest, keep: bool = False) -> Report:
         """Deeper only; to where it already is, nothing happens."""
         if _DEPTH[rest] < _DEPTH[self._rest]:
             raise EngineError(f"asleep at {self._rest}, which is deeper than {rest}")
         phases = Phases()
         async with self._in_our_words():
-            await self._fall_asleep(rest)
+            if keep and self._rest is None:
+                await self._freeze(rest)
+            else:
+                await self._fall_asleep(rest)
             phases.done("sleep")
             freed = await self._freed()
         return Report(self._measure(), phases.seconds, freed)
@@ -103,9 +117,13 @@ class VllmEngine:
     async def wake(self) -> Report:
         phases = Phases()
         async with self._in_our_words():
+            held = await hold(self._llm) if self._is_frozen else None
             await self._wake_up(phases)
             if self._luck.random() < self._spec.canary_sampling:
                 await self._check(phases)
+            if held is not None:
+                await self._llm.abort(held)
+                self._is_frozen = False
         return Report(self._measure(), phases.seconds, kv_identity=self._kv_identity)
 
     async def export(self) -> KVExport:
@@ -204,6 +222,27 @@ class VllmEngine:
         else:
             await self._llm.sleep(level=1 if rest is Rest.LEVEL_1 else 2, mode="wait")
         self._rest = rest
+
+    async def _freeze(self, rest: Rest) -> None:
+        """Raises where a request could not be preempted though it was tried for long."""
+        for tries_left in reversed(range(FREEZE_TRIES)):
+            try:
+                await self._pause_and_drop(rest)
+            except Exception:
+                if self._llm.errored or not tries_left:
+                    raise
+                await self._llm.resume_generation()
+                await asyncio.sleep(FREEZE_AGAIN_S)
+            else:
+                self._rest, self._is_frozen = rest, True
+                return
+
+    async def _pause_and_drop(self, rest: Rest) -> None:
+        if rest is Rest.KV_RELEASED:
+            await self._llm.pause_generation(mode="keep", clear_cache=False)
+            await self._llm.release_kv_cache_memory()
+        else:
+            await self._llm.sleep(level=1 if rest is Rest.LEVEL_1 else 2, mode="keep")
 
     async def _wake_up(self, phases: Phases) -> None:
         if self._rest is Rest.LEVEL_2:

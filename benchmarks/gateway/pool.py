@@ -68,7 +68,7 @@ class StandingPool:
     async def export(self, replica: str) -> KVExport:
         raise EngineError("this engine keeps no KV")
 
-    async def sleep(self, replica: str, rest: Rest) -> Report:
+    async def sleep(self, replica: str, rest: Rest, keep: bool = False) -> Report:
         raise EngineError("this engine does not sleep")
 
     async def kv(self, node: str, order: KVOrder, prefix: Prefix, limit_s: float) -> Placed:

@@ -101,7 +101,7 @@ def create_app(
 ) -> ASGIApp:
     """The application, for a server with ``lifespan="on"``. The given lifespan is entered
     before the first request and left after the last, around the API's own client."""
-    upstream = Upstream(settings.upstream)
+    upstream = Upstream(settings.upstream, leases.frozen)
 
     @asynccontextmanager
     async def whole(app: FastAPI) -> AsyncIterator[None]:
@@ -144,7 +144,7 @@ def create_carrier(
 ) -> ASGIApp:
     """The application of a carrier: the inference path; all else is the deciding process's, and
     so are requests of conversations, which have an order. ``known``: the models there are."""
-    upstream = Upstream(settings.upstream)
+    upstream = Upstream(settings.upstream, leases.frozen)
 
     @asynccontextmanager
     async def whole(app: Starlette) -> AsyncIterator[None]:

@@ -3,6 +3,10 @@
 llhttp (through httptools) parses. What it leaves open is settled here: where an answer without a
 length ends, how long an engine may say nothing, how much it may say without saying anything.
 
+An engine may be frozen: it has requests that it does not work on for a while. Whoever owns the
+connection says so by ``excuse``, every now and then: the clock of the silence stands still, and
+who waits for the body is given none of it, so that the client can be told.
+
 An answer makes progress with its head and with each piece of its body. The clock of its silence
 runs from one progress to the next, so headers or chunk extensions that drip in are silence, and
 it stands still while nobody takes what is here (reading is paused then). ``look`` is called by
@@ -64,6 +68,7 @@ class EngineConnection(asyncio.Protocol):
         self._is_paused = False
         self._is_kept = False
         self._ends_with_close = False
+        self._is_excused = False
         self._broken: EngineBroken | None = None
 
     # the exchange
@@ -93,9 +98,11 @@ class EngineConnection(asyncio.Protocol):
             await self._news()
 
     async def chunk(self) -> bytes:
-        """The next bytes of the body, as many as are here; none at the end. Raises EngineBroken."""
+        """The next bytes of the body, as many as are here; none at the end, or where the engine
+        is frozen. Raises EngineBroken."""
         while not self._body:
-            if self.is_whole:
+            if self.is_whole or self._is_excused:
+                self._is_excused = False
                 return b""
             if self._broken is not None:
                 raise self._broken
@@ -137,6 +144,12 @@ class EngineConnection(asyncio.Protocol):
             return
         if self._loop.time() - self.since >= silence_s:
             self._break(f"nothing came for {silence_s:g} s", is_silent=True)
+
+    def excuse(self) -> None:
+        """Its silence is not the engine's fault."""
+        self.since = self._loop.time()
+        self._is_excused = bool(self.status) and not (self.is_whole or self._body)
+        self._wake()
 
     async def _news(self) -> None:
         self._waiter = self._loop.create_future()
@@ -234,6 +247,7 @@ class EngineConnection(asyncio.Protocol):
 
     def _progressed(self) -> None:
         self._barren_bytes = 0
+        self._is_excused = False
         self.since = self._loop.time()
         self._wake()
 

@@ -36,7 +36,13 @@ from controller.api.forwarding import Forwarding
 from controller.api.history import HistoryTurn, Wish, begin, wish_of
 from controller.api.prefixes import prefix_keys
 from controller.api.reply import Reply, Stage
-from controller.api.routes import InferenceLimits, Route, max_wait_s, passed_headers
+from controller.api.routes import (
+    InferenceLimits,
+    Route,
+    can_freeze,
+    max_wait_s,
+    passed_headers,
+)
 from controller.api.turns import told_of_turn
 from controller.api.upstream import Answer, Upstream
 from controller.api.waiting import ClientWatch, Heartbeat
@@ -129,6 +135,7 @@ class _Exchange:
         self._arrived = time.monotonic()
         self._queued_s = 0.0
         self._limit_s: float | None = None
+        self._can_freeze = True
         self._conversation = ""
         self._turn: Turn | None = None
         self._history: HistoryTurn | None = None
@@ -141,6 +148,7 @@ class _Exchange:
     async def run(self, receive: Receive, send: Send) -> None:
         call = await self._read(receive)
         self._limit_s = max_wait_s(self._asked.headers)
+        self._can_freeze = can_freeze(self._asked.headers)
         self.model = call.model
         self._conversation = conversation_id(self._asked.headers, call)
         wish = wish_of(self._asked.path, call.said, self._conversation)
@@ -186,9 +194,12 @@ class _Exchange:
         return parse_json(raw, is_named=b"x-conversation-id" in headers)
 
     def _heartbeat(self, call: Call) -> Heartbeat:
-        is_told = call.is_stream and self._asked.route.streams
-        every_s = self._inference.limits.heartbeat_s if is_told else None
+        every_s = self._inference.limits.heartbeat_s if self._is_told(call) else None
         return Heartbeat(self._reply, self._outlook, every_s)
+
+    def _is_told(self, call: Call) -> bool:
+        """While nothing comes of its answer."""
+        return call.is_stream and self._asked.route.streams
 
     def _outlook(self) -> Outlook:
         return self._inference.leases.outlook(self.model)
@@ -242,6 +253,7 @@ class _Exchange:
             max_wait_s=self._remaining_s(),
             priority=call.priority,
             affinity=self._affinity(call),
+            can_freeze=self._can_freeze,
         ) as lease:
             await heartbeat.stop()
             self._granted(lease)
@@ -293,7 +305,9 @@ class _Exchange:
         async with self._inference.upstream.post(
             lease.endpoint, route.upstream, self._body(call, lease, engines_id), headers
         ) as answer:
-            first = await answer.chunk()
+            first = b""
+            while not (first or answer.is_over):
+                first = await self._chunk(call, answer)
             _check(answer, first)
             self._answer = answer
             if self._turn is not None and answer.is_sse:
@@ -311,8 +325,16 @@ class _Exchange:
                 return
             await reply.begin(answer, first)
             while not answer.is_over:
-                chunk = await answer.chunk()
-                await reply.forward(chunk, is_last=answer.is_over)
+                chunk = await self._chunk(call, answer)
+                if chunk or answer.is_over:
+                    await reply.forward(chunk, is_last=answer.is_over)
+
+    async def _chunk(self, call: Call, answer: Answer) -> bytes:
+        """The next bytes; where the engine is frozen there are none, and a stream is told so."""
+        chunk = await answer.chunk()
+        if not (chunk or answer.is_over) and answer.is_sse and self._is_told(call):
+            await self._reply.frozen()
+        return chunk
 
     async def _relay_kept(self, history: HistoryTurn, answer: Answer, first: bytes) -> None:
         """The client has the end of it once it is kept."""

@@ -23,6 +23,7 @@ _SSE_HEADERS = [
     (b"cache-control", b"no-cache"),
     (b"x-accel-buffering", b"no"),
 ]
+_FROZEN = b": torpor phase=frozen\n\n"
 _EVENT_ENDS = (b"\n\n", b"\r\n\r\n", b"\r\r")
 
 
@@ -74,6 +75,20 @@ class Reply:
         estimate_ms = round(min(outlook.estimate_s, 1e6) * 1e3)
         await self._body(f": torpor phase={outlook.phase} estimate_ms={estimate_ms}\n\n".encode())
 
+    async def frozen(self) -> None:
+        """Tell a stream that its engine is; between two events, never within one."""
+        match self.stage:
+            case Stage.NOTHING:
+                self.stage = Stage.COMMENTS
+                await self._start(200, [*self._own[:1], *_SSE_HEADERS])
+            case Stage.COMMENTS:
+                pass
+            case Stage.FORWARDING if self._is_sse and self._tail.endswith(_EVENT_ENDS):
+                pass
+            case _:
+                return
+        await self._body(_FROZEN)
+
     async def begin(self, answer: Answer, first: bytes) -> None:
         """The engine's head and its first bytes; from here on there is no way back."""
         is_commented = self.stage is Stage.COMMENTS
@@ -87,7 +102,7 @@ class Reply:
         await self.forward(first, is_last=answer.is_over)
 
     async def forward(self, chunk: bytes, is_last: bool = False) -> None:
-        self._tail = chunk[-4:]
+        self._tail = chunk[-4:] if len(chunk) >= 4 else (self._tail + chunk)[-4:]
         await self._body(chunk, is_last)
 
     async def translate(self, status: int, whole: bytes) -> None:

@@ -104,6 +104,16 @@ def passed_headers(headers: Mapping[bytes, bytes], request_id: str) -> bytes:
     return b"".join(lines)
 
 
+def can_freeze(headers: Mapping[bytes, bytes]) -> bool:
+    """Whether the response may be suspended for others' sake. Raises ApiError 400."""
+    raw = headers.get(b"x-torpor-freeze")
+    if raw not in (None, b"never"):
+        raise ApiError(
+            "invalid_header", "`x-torpor-freeze` can only be `never`.", param="x-torpor-freeze"
+        )
+    return raw is None
+
+
 def max_wait_s(headers: Mapping[bytes, bytes]) -> float | None:
     """The request's own limit to its wait. Raises ApiError 400."""
     raw = headers.get(b"x-torpor-max-wait-s")

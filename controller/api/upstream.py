@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import lru_cache
 from types import TracebackType
@@ -41,8 +42,9 @@ _KEPT_ALIVE_S = 3.0
 _LOST_RACE_S = 1.0
 """A connection that closes within so long of being asked lost the race; one that took longer
 was worked on."""
-_LOOK_S = 1.0
-"""Silent and idle connections are looked for at this interval, or oftener."""
+_LOOK_S = 0.9
+"""Silent, frozen and idle connections are looked for at this interval, or oftener. A frozen stream
+is told so at each look: every second at least."""
 
 _OUR_OWN_LACK = (
     errno.EMFILE,
@@ -88,7 +90,7 @@ class Answer:
         return self._connection.is_whole and not self._connection.has_body
 
     async def chunk(self) -> bytes:
-        """The next bytes, as many as are here; none at the end."""
+        """The next bytes, as many as are here; none at the end, or where the engine is frozen."""
         return await self._connection.chunk()
 
     def replaced(self, whole: bytes) -> None:
@@ -97,21 +99,25 @@ class Answer:
         self.headers = [*headers, (b"content-length", b"%d" % len(whole))]
 
     async def rest(self) -> bytes:
-        chunks = []
-        while chunk := await self.chunk():
-            chunks.append(chunk)
+        chunks = [await self.chunk()]
+        while not self.is_over:
+            chunks.append(await self.chunk())
         return b"".join(chunks)
 
 
 class Upstream:
     """Connections to every engine; open while its context is."""
 
-    def __init__(self, limits: UpstreamLimits) -> None:
+    def __init__(
+        self, limits: UpstreamLimits, frozen: Callable[[], Collection[Endpoint]] = tuple
+    ) -> None:
+        """``frozen``: engines that may be silent for as long as they are."""
         self._limits = limits
+        self._frozen = frozen
         self._look_s = min(_LOOK_S, limits.silence_s / 2)
         self._idle: dict[Place, list[EngineConnection]] = {}
         """Those that were used last stand last."""
-        self._busy: set[EngineConnection] = set()
+        self._busy: dict[EngineConnection, Place] = {}
         self._timer: asyncio.TimerHandle | None = None
 
     async def __aenter__(self) -> Self:
@@ -151,7 +157,7 @@ class Upstream:
     async def _asked(
         self, place: Place, connection: EngineConnection, head: bytes, body: bytes
     ) -> EngineConnection:
-        self._busy.add(connection)
+        self._busy[connection] = place
         try:
             await connection.send(head, body)
             await connection.head()
@@ -173,7 +179,7 @@ class Upstream:
         try:
             async with asyncio.timeout(self._limits.connect_s):
                 _, connection = await loop.create_connection(
-                    lambda: EngineConnection(self._busy.discard), *place
+                    lambda: EngineConnection(self._closed), *place
                 )
         except (OSError, TimeoutError) as error:
             if isinstance(error, OSError) and error.errno in _OUR_OWN_LACK:
@@ -182,14 +188,21 @@ class Upstream:
         return connection
 
     def let_go(self, place: Place, connection: EngineConnection) -> None:
-        self._busy.discard(connection)
+        self._closed(connection)
         if connection.release() and self._timer is not None:
             self._idle.setdefault(place, []).append(connection)
 
+    def _closed(self, connection: EngineConnection) -> None:
+        self._busy.pop(connection, None)
+
     def _look(self) -> None:
         loop = asyncio.get_running_loop()
-        for connection in list(self._busy):
-            connection.look(self._limits.silence_s)
+        frozen = {(engine.host, engine.port) for engine in self._frozen()}
+        for connection, place in list(self._busy.items()):
+            if place in frozen:
+                connection.excuse()
+            else:
+                connection.look(self._limits.silence_s)
         stale = loop.time() - _KEPT_ALIVE_S
         for place, kept in list(self._idle.items()):
             for connection in kept:

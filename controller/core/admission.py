@@ -39,8 +39,16 @@ def admit(books: Books, event: RequestArrived) -> None:
     elif refusal := _refusal(books, record, max_wait_s, event):
         books.reject(request, refusal.reason, refusal.detail, refusal.retry_after_s)
         return
-    tenant, priority, affinity = event.tenant, event.priority, event.affinity
-    books.backlog.add(request, model, books.now, max_wait_s, tenant, priority, affinity)
+    books.backlog.add(
+        request,
+        model,
+        books.now,
+        max_wait_s,
+        event.tenant,
+        event.priority,
+        event.affinity,
+        event.can_freeze,
+    )
     books.version += 1
 
 

@@ -27,6 +27,7 @@ class Waiting:
     tenant: str = ""
     priority: Priority = Priority.DEFAULT
     affinity: Affinity = NO_AFFINITY
+    can_freeze: bool = True
 
 
 Lane = tuple[Priority, str]
@@ -59,10 +60,13 @@ class Backlog:
         tenant: str = "",
         priority: Priority = Priority.DEFAULT,
         affinity: Affinity = NO_AFFINITY,
+        can_freeze: bool = True,
     ) -> None:
         self._arrivals += 1
         deadline = Instant(at + max_wait_s)
-        waiting = Waiting(request, model, at, deadline, self._arrivals, tenant, priority, affinity)
+        waiting = Waiting(
+            request, model, at, deadline, self._arrivals, tenant, priority, affinity, can_freeze
+        )
         self._all[request] = waiting
         self.by_model.setdefault(model, {})[request] = waiting
         self.lanes.setdefault(model, {}).setdefault((priority, tenant), {})[request] = waiting

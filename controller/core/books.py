@@ -95,6 +95,8 @@ class Books:
         """Perhaps: somebody fell asleep since sleepers were counted."""
         self.leaking: dict[ReplicaId, Replica] = {}
         """Those whose engine keeps more and more when it sleeps."""
+        self.frozen: dict[ReplicaId, Replica] = {}
+        """Those ASLEEP with frozen leases, which want to be awake: an index, kept likewise."""
         self.failing: dict[ModelName, None] = {}
         """All models with failures, and perhaps some others."""
         self.reliefs = Reliefs()
@@ -167,6 +169,8 @@ class Books:
                 return replica.bury_at
             case Phase.COLD:
                 return AT_ONCE if replica.is_retiring else NEVER
+            case Phase.ASLEEP if replica.leases:
+                return NEVER
             case Phase.AWAKE | Phase.ASLEEP if replica.is_retiring:
                 return AT_ONCE
             case Phase.AWAKE | Phase.ASLEEP if not replica.leases:
@@ -199,6 +203,10 @@ class Books:
 
     def _touch_use(self, replica: Replica) -> None:
         """Only whether it is used has changed."""
+        if replica.phase is Phase.ASLEEP and replica.leases:
+            self.frozen[replica.id] = replica
+        else:
+            self.frozen.pop(replica.id, None)
         self.agenda.put(replica.id, self.due(replica))
         self.reliefs.forget_use(replica)
 
@@ -297,8 +305,19 @@ class Books:
             order = self._open(replica, Action.SLEEP, goal.depth)
             self.move(replica, Phase.FALLING_ASLEEP, f"to {goal.depth.name}: {goal}")
             self.commands.append(
-                SleepEngine(order.op, replica.id, goal.depth, goal.cause, goal.whom)
+                SleepEngine(
+                    order.op, replica.id, goal.depth, goal.cause, goal.whom, bool(replica.leases)
+                )
             )
+
+    def freeze(self, replica: Replica, depth: Depth) -> None:
+        """From DRAINING, with its leases. What KV they have is dropped without an export: it is
+        computed again, or found in the tier, when they go on."""
+        goal = replica.goal
+        assert goal is not None
+        replica.frozen_at, replica.has_kv, replica.goal = self.now, False, None
+        self.move(replica, Phase.DRAINED, f"frozen with {len(replica.leases)} running: {goal}")
+        self.order_down(replica, Goal(depth, goal.cause, goal.whom))
 
     def _open(self, replica: Replica, action: Action, depth: Depth) -> Order:
         patience_s = self.costs.patience_s(self.policy.times, replica.model, action, depth)
@@ -401,7 +420,7 @@ class Books:
         else:
             self._count_failure(record, replica, reason)
         replica.order = replica.goal = None
-        replica.leases = {}
+        replica.drop_leases()
         replica.has_kv = False
         self.move(replica, Phase.FAILED, reason)
         if record.spec.pinned and was_awake:
@@ -428,6 +447,8 @@ class Books:
         self.backlog.remove(waiting.request)
         was_idle = not replica.leases
         replica.leases[waiting.request] = self.now
+        if not waiting.can_freeze:
+            replica.never_frozen[waiting.request] = None
         self.leased[waiting.request] = replica.id
         self.tenants.begin(waiting.request, waiting.model, waiting.tenant)
         spec = self.models[replica.model].spec
@@ -454,9 +475,14 @@ class Books:
             self.reliefs.forget_use(replica)
 
     def keep(self, request: RequestId, holder: ReplicaId) -> None:
-        """A lease that was not granted here; of a replica that cannot serve it is nobody's."""
+        """A lease that was not granted here; of a replica that cannot serve it is nobody's. On
+        a sleeper it can only be a frozen one."""
         replica = self.replicas.get(holder)
-        if request in self.leased or replica is None or replica.phase not in SERVING:
+        if request in self.leased or replica is None:
+            return
+        if replica.phase is Phase.ASLEEP and not replica.leases:
+            replica.frozen_at = self.now
+        elif replica.phase not in (*SERVING, Phase.ASLEEP):
             return
         self.leased[request] = holder
         self.version += 1
@@ -470,6 +496,7 @@ class Books:
         self.tenants.end(request)
         replica = self.replicas.get(holder) if holder is not None else None
         if replica is not None and replica.leases.pop(request, None) is not None:
+            replica.never_frozen.pop(request, None)
             replica.idle_since = self.now
             self.version += 1
             if not replica.leases:

@@ -72,6 +72,8 @@ class SleepEngine(Command):
     cause: Cause = Cause.ORDERED
     whom: str = ""
     """The model that it makes room for."""
+    keep: bool = False
+    """It has requests: they are frozen, and go on once a wake has succeeded."""
 
 
 @dataclass(frozen=True, slots=True)

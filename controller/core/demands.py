@@ -1,7 +1,8 @@
 """Who ought to be awake and is not, in the order of right.
 
 Somebody who waits comes before nobody who waits: requests and administrators' orders by their
-age, then wishes, growth, flexible requests and first starts. Only the first may drain a busy
+age, frozen requests among them by that of their freeze, then wishes, growth, flexible requests
+and first starts. Only the first may drain a busy
 replica, so that a stream of requests to one model cannot keep the oldest waiting request of
 another for ever. Among requests those that asked for priority come first, and whoever waited
 ``maximum_wait_behind_s`` counts as one of them: nobody is overtaken for longer.
@@ -15,7 +16,7 @@ from typing import NamedTuple
 
 from controller.core.backlog import Waiting
 from controller.core.books import Books
-from controller.core.lifecycle import RISING, Phase
+from controller.core.lifecycle import RISING, Phase, Replica
 from controller.core.models import ModelRecord
 from controller.core.names import Depth, Instant, ModelName, Priority
 from controller.core.routing import is_served
@@ -67,8 +68,10 @@ def demands_of(books: Books) -> list[Demand]:
     return sorted(demands.values())
 
 
-def why(books: Books, demand: Demand) -> str:
-    """For the story."""
+def why(books: Books, demand: Demand, replica: Replica) -> str:
+    """It is raised: for the story."""
+    if replica.leases:
+        return f"{len(replica.leases)} frozen for {books.now - replica.frozen_at:.1f} s"
     head = books.backlog.head(demand.model)
     if head is not None:
         return f"request {head.request}"
@@ -96,6 +99,17 @@ def _waited_for(books: Books) -> dict[ModelName, Demand]:
         depth = evict_to if operation.depth is Depth.AWAKE else operation.depth
         ordered = Demand(Urgency.WAITED_FOR, USUAL, operation.ordered_at, 0, model_, depth)
         demands[model_] = min(ordered, demands.get(model_, ordered))
+    for replica in books.frozen.values():
+        if not _is_rising(books.models[replica.model]):
+            back = Demand(
+                Urgency.WAITED_FOR,
+                _standing(books, USUAL, replica.frozen_at),
+                replica.frozen_at,
+                0,
+                replica.model,
+                evict_to,
+            )
+            demands[replica.model] = min(back, demands.get(replica.model, back))
     return demands
 
 
@@ -103,10 +117,15 @@ def _claim(books: Books, waiting: Waiting) -> Demand:
     urgency, standing = Urgency.WAITED_FOR, waiting.priority
     if standing is Priority.FLEX:
         urgency = Urgency.FLEXIBLE
-    elif books.now >= waiting.arrived + books.policy.maximum_wait_behind_s:
-        standing = Priority.PRIORITY
+    else:
+        standing = _standing(books, standing, waiting.arrived)
     evict_to = books.policy.evict_to
     return Demand(urgency, standing, waiting.arrived, waiting.number, waiting.model, evict_to)
+
+
+def _standing(books: Books, own: Priority, since: Instant) -> Priority:
+    is_too_long = books.now >= since + books.policy.maximum_wait_behind_s
+    return Priority.PRIORITY if is_too_long else own
 
 
 def _hopeful(books: Books) -> Iterator[ModelRecord]:

@@ -49,6 +49,8 @@ class RequestArrived(Event):
     tenant: str = ""
     priority: Priority = Priority.DEFAULT
     affinity: Affinity = NO_AFFINITY
+    can_freeze: bool = True
+    """Its response may be suspended for a while."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +113,7 @@ class EngineFellAsleep(Event):
 
 @dataclass(frozen=True, slots=True)
 class EngineWoke(Event):
-    """Awake again and the canary agreed."""
+    """Awake again and the canary agreed; requests that were frozen go on."""
 
     op: OpId
     replica: ReplicaId

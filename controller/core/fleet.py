@@ -112,6 +112,12 @@ class Fleet:
     def running(self, model: ModelName) -> int:
         return sum(len(replica.leases) for replica in self.models[model].replicas)
 
+    def frozen(self) -> list[ReplicaId]:
+        """Replicas whose leases are."""
+        books = self._books
+        among = (*books.frozen.values(), *books.moving.values())
+        return [replica.id for replica in among if replica.is_frozen]
+
     def outlook(self, model: ModelName) -> Outlook:
         return outlook_of(self._books, self.models[model])
 
@@ -122,6 +128,8 @@ class Fleet:
         if replica is None:
             return "stopped"
         match replica.phase:
+            case Phase.ASLEEP if replica.leases:
+                return "frozen"
             case Phase.ASLEEP:
                 return replica.depth.name.lower()
             case Phase.COLD | Phase.STOPPING:

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from controller.core.names import NEVER, Depth, Instant, Ladder, ModelSpec
 
+DEEPEST_FROZEN = Depth.LEVEL_2
+"""A frozen engine keeps its process, for what runs in it."""
 RUNGS = (Depth.KV_RELEASED, Depth.LEVEL_1, Depth.LEVEL_2, Depth.STOPPED)
 
 

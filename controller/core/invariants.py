@@ -12,6 +12,7 @@ from controller.core.demands import may_hope
 from controller.core.fleet import Fleet
 from controller.core.ledger import spread
 from controller.core.lifecycle import (
+    FROZEN,
     IN_FLIGHT,
     LEAVING,
     ON_THE_MOVE,
@@ -78,9 +79,13 @@ def _check_budgets(fleet: Fleet) -> None:
 
 
 def _check_leases(fleet: Fleet, replica: Replica) -> None:
-    """(3) A lease is held only on AWAKE or DRAINING."""
-    holds = not replica.leases or replica.phase in SERVING
+    """(3) A lease is held only on AWAKE or DRAINING, or frozen; and some never are."""
+    holds = not replica.leases or replica.phase in (*SERVING, *FROZEN)
     _demand(holds, f"{replica.id}: a lease while {replica.phase.name}", replica)
+    may_be = not (replica.is_frozen and replica.never_frozen)
+    _demand(may_be, f"{replica.id}: frozen in spite of {list(replica.never_frozen)}", replica)
+    are_held = all(request in replica.leases for request in replica.never_frozen)
+    _demand(are_held, f"{replica.id}: not leases: {list(replica.never_frozen)}", replica)
     for request in replica.leases:
         _demand(fleet.books.leased.get(request) == replica.id, f"{request}: whose lease?", replica)
 
@@ -132,6 +137,8 @@ def _check_due(fleet: Fleet, replica: Replica) -> None:
 def _check_indexes(fleet: Fleet) -> None:
     """What is kept is what would be worked out."""
     books = fleet.books
+    frozen = [r.id for r in books.replicas.values() if r.is_frozen and r.phase is Phase.ASLEEP]
+    _demand(sorted(frozen) == sorted(books.frozen), f"frozen: {frozen}")
     hoping = [model for model, record in books.models.items() if may_hope(record)]
     missing = [model for model in hoping if model not in books.hopeful]
     _demand(not missing, f"hoping in vain: {missing}")

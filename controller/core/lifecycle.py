@@ -17,6 +17,10 @@ nothing, recomputing is always right. When it has ended the replica is DRAINING 
 nothing left to keep, so that the end of every drain is decided in one place. Its engine is awake
 all the while, so a request that calls the drain off need not wait for the export.
 
+A lease is *frozen* on a replica that is FALLING_ASLEEP, ASLEEP or WAKING (``FROZEN``): its
+response was suspended in the middle, and goes on when the replica is awake again (``freezing``).
+Elsewhere than there and while SERVING nobody holds one.
+
 An order that goes wrong leads to FAILED, from where the only ways are StopEngine and the loss
 of the node. The incarnation (the op of the StartEngine that made the engine) fences what is
 said about an engine that is no longer the one we believe in.
@@ -90,6 +94,8 @@ IN_FLIGHT = (
 LEAVING = (Phase.DRAINING, Phase.HIBERNATING)
 """On the way down."""
 SERVING = (Phase.AWAKE, Phase.DRAINING)
+FROZEN = (Phase.FALLING_ASLEEP, Phase.ASLEEP, Phase.WAKING)
+"""The leases of such a replica are frozen."""
 RISING = (Phase.STARTING, Phase.WAKING)
 ON_THE_MOVE = (*IN_FLIGHT, Phase.DRAINING, Phase.FAILED)
 """What such a replica holds will change without a further decision about room."""
@@ -175,6 +181,10 @@ class Replica:
     """As last measured or estimated; an order in flight may have reserved more."""
     leases: dict[RequestId, Instant] = field(default_factory=dict)
     """Request → when it was granted."""
+    never_frozen: dict[RequestId, None] = field(default_factory=dict)
+    """Of these, whose response must not be suspended."""
+    frozen_at: Instant = LONG_AGO
+    """When its leases were frozen last."""
     up_since: Instant = LONG_AGO
     """Since when this incarnation exists."""
     awake_since: Instant = LONG_AGO
@@ -194,6 +204,14 @@ class Replica:
     bury_at: Instant = LONG_AGO
     stop_failures: int = 0
     story: deque[StoryLine] = field(default_factory=lambda: deque(maxlen=STORY_LINES))
+
+    @property
+    def is_frozen(self) -> bool:
+        return bool(self.leases) and self.phase in FROZEN
+
+    def drop_leases(self) -> None:
+        """They are nobody's until they are released."""
+        self.leases, self.never_frozen = {}, {}
 
     def move(self, phase: Phase, at: Instant, why: str) -> None:
         if phase not in TRANSITIONS[self.phase]:

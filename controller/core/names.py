@@ -215,6 +215,8 @@ class ModelSpec:
     deepest: Depth = Depth.STOPPED
     """No demotion, idle or evicting, goes below this depth."""
     pinned: bool = False
+    can_freeze: bool = True
+    """Its responses may be suspended for others that waited too long."""
     keeps_kv: bool = False
     """What its requests computed is exported to the KV tier before an engine drops it."""
     limits: Limits = Limits()
@@ -285,8 +287,8 @@ class FleetPolicy:
     likewise: goodput share 0.937 for 0, 0.939 for 2, 0.941 for 5, 0.942 for 10, 0.945 for 20 s,
     but from 10 s on agents that a clock starts all at once do worse than with 5."""
     maximum_wait_behind_s: float = 60.0
-    """Whoever has waited so long drains others however short they have been awake, and has the
-    right of those who asked for priority."""
+    """Whoever has waited so long drains others however short they have been awake, has those
+    frozen whose responses do not end, and has the right of those who asked for priority."""
     tenant_limits: Limits = Limits()
     """Of each tenant that has none of its own."""
     tenants: dict[str, Limits] = field(default_factory=dict)

@@ -175,6 +175,9 @@ def _awoke(books: Books, replica: Replica, held: Footprint, why: str) -> None:
     held = held if replica.is_retiring else held.union(books.models[replica.model].need)
     books.settle(replica, held, Depth.AWAKE)
     replica.awake_since = replica.idle_since = books.now
+    if replica.leases:
+        replica.has_kv = books.models[replica.model].spec.keeps_kv
+        why += f", {len(replica.leases)} frozen go on"
     if not replica.is_retiring:
         books.models[replica.model].wished_at = None
     books.move(replica, Phase.AWAKE, why)
@@ -199,7 +202,7 @@ def _node_lost(books: Books, event: e.NodeLost) -> None:
     their models, which may be those of the node that was about to go."""
     here = [r for r in books.replicas.values() if r.place and r.place.node == event.node]
     for replica in here:
-        replica.leases = {}
+        replica.drop_leases()
         replica.order = replica.goal = None
         if replica.phase is not Phase.FAILED:
             books.move(replica, Phase.FAILED, f"node {event.node} is lost")
@@ -227,6 +230,7 @@ def _found(books: Books, event: e.EngineFound) -> None:
     replica.place = Place(event.node, event.devices)
     replica.incarnation = event.incarnation
     replica.up_since = replica.awake_since = replica.idle_since = books.now
+    replica.raised_at = books.now
     books.settle(replica, event.held, event.depth)
     replica.has_kv = event.depth is Depth.AWAKE and record.spec.keeps_kv
     phase = Phase.AWAKE if event.depth is Depth.AWAKE else Phase.ASLEEP

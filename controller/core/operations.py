@@ -59,5 +59,7 @@ class Operations:
 
 
 def rests_at(replica: Replica, depth: Depth) -> bool:
-    """Whether a replica is as deep as an order demands."""
-    return replica.phase is Phase.COLD or (replica.phase is Phase.ASLEEP and replica.depth >= depth)
+    """Whether a replica is as deep as an order demands. One with frozen leases is to come back
+    first, and let them finish."""
+    is_asleep = replica.phase is Phase.ASLEEP and not replica.leases
+    return replica.phase is Phase.COLD or (is_asleep and replica.depth >= depth)

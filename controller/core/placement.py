@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from itertools import islice
 
+from controller.core.books import Books
 from controller.core.ledger import HOST, spread
 from controller.core.lifecycle import Place, Replica
 from controller.core.models import ModelRecord
@@ -142,6 +143,17 @@ def why_never(rooms: Rooms, record: ModelRecord) -> str | None:
     if best_device < need.device_bytes:
         return f"needs {_size(need.device_bytes)}{where}, budget {_size(best_device)}"
     return f"needs {_size(need.host_bytes)} of host memory, budget {_size(best_host)}"
+
+
+def why_no_return(books: Books, replica: Replica) -> str | None:
+    """The reason for which a sleeper can never be awake again where it is, even alone there."""
+    assert replica.place is not None
+    budget = books.ledger.budgets.get(replica.place.node)
+    if budget is None:
+        return None
+    needs = spread(books.footprint(replica, Depth.AWAKE), replica.place.devices)
+    short = [r for r, need in needs.items() if need > budget.get(r, 0)]
+    return f"more than the budget of {replica.place.node}: {', '.join(short)}" if short else None
 
 
 def is_possible(rooms: Rooms, asker: Asker, record: ModelRecord, replica: Replica) -> bool:

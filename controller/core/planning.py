@@ -14,6 +14,7 @@ from controller.core.admission import turn_away_hopeless
 from controller.core.books import Books
 from controller.core.crowding import thin_out
 from controller.core.demoting import demote, fitting_depth, go_down, refuse_depth
+from controller.core.freezing import end_of_turn
 from controller.core.leaking import restart_leaking
 from controller.core.lifecycle import (
     IN_FLIGHT,
@@ -56,6 +57,7 @@ def is_at_rest(books: Books) -> bool:
         or books.operations
         or books.moving
         or books.hopeful
+        or books.frozen
         or books.is_crowded
         or books.leaking
         or books.agenda.late(books.now)
@@ -162,6 +164,8 @@ def obey(books: Books) -> None:
                     replica.goal is not None and replica.goal.cause in OVERRULED
                 ):
                     books.drain(replica, operation.goal)
+                case Phase.ASLEEP if replica.leases:
+                    pass
                 case Phase.ASLEEP if not books.has_host_for(replica, operation.depth):
                     refuse_depth(books, replica, operation.depth)
                 case Phase.ASLEEP:
@@ -209,16 +213,20 @@ def _tell_why(books: Books, replica: Replica, depth: Depth) -> None:
 def next_deadline(books: Books) -> Instant:
     """The first moment after now at which time alone changes what there is to do."""
     is_over = books.ledger.is_over_any_budget()
-    if not (books.backlog.by_model or books.operations or books.failing or is_over):
+    is_asked = bool(books.backlog.by_model or books.operations or books.frozen)
+    if not (is_asked or books.failing or is_over):
         return books.agenda.next_after(books.now)
     now, limit = books.now, books.policy.operation_limit_s
     times = [record.retry_at for record in _failing(books)]
     times += [Instant(operation.ordered_at + limit) for operation in books.operations]
     times += [books.agenda.next_after(now), books.backlog.next_deadline()]
-    if books.policy.minimum_awake_s and (books.backlog.by_model or books.operations or is_over):
+    if is_asked or is_over:
         minimum = books.policy.minimum_awake_s
         serving = [r for r in books.replicas.values() if r.phase in SERVING]
-        times += [Instant(replica.awake_since + minimum) for replica in serving]
+        if minimum:
+            times += [Instant(replica.awake_since + minimum) for replica in serving]
+        draining = [r for r in serving if r.leases and r.phase is Phase.DRAINING]
+        times += [end_of_turn(books, replica) for replica in draining]
     times += _ends_of_patience(books)
     return min([time for time in times if time > now], default=NEVER)
 
@@ -228,6 +236,7 @@ def _ends_of_patience(books: Books) -> Iterator[Instant]:
     if limit_s < NEVER:
         waking = (operation for operation in books.operations if operation.waking)
         yield from (Instant(operation.ordered_at + limit_s) for operation in waking)
+        yield from (Instant(r.frozen_at + limit_s) for r in books.frozen.values())
         for model in books.backlog.by_model:
             yield from (Instant(waiting.arrived + limit_s) for waiting in with_turn(books, model))
 

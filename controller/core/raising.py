@@ -11,14 +11,23 @@ from __future__ import annotations
 from controller.core.books import Books
 from controller.core.demands import Demand, Urgency, demands_of, why
 from controller.core.demoting import demote
+from controller.core.freezing import freeze
 from controller.core.ledger import HOST
 from controller.core.lifecycle import Goal, Phase, Replica
 from controller.core.models import ModelRecord
 from controller.core.names import Cause, Depth, ModelName, RejectReason
-from controller.core.placement import best_fit, fit_cold, is_blocked, is_possible, why_never
+from controller.core.placement import (
+    best_fit,
+    fit_cold,
+    is_blocked,
+    is_possible,
+    why_never,
+    why_no_return,
+)
 from controller.core.relieving import evict, relieve
 from controller.core.rooms import Fit, Rooms, Verdict, devices_of
 from controller.core.routing import order_to_raise
+from controller.core.turns import with_turn
 from controller.core.victims import Asker
 
 ONLY_INTO_FREE_ROOM = (Urgency.GROWTH, Urgency.HOURS)
@@ -73,14 +82,23 @@ def _pursue(
 
 
 def _candidates(books: Books, record: ModelRecord) -> list[Replica]:
-    """Sleepers, and one cold replica if it may be started now."""
+    """Sleepers, and one cold replica if it may be started now. Those with frozen requests first;
+    where nobody else asks, no others."""
+    frozen = [replica for replica in record.replicas if replica.id in books.frozen]
+    if frozen and not _is_asked_for(books, record):
+        return frozen
     head = books.backlog.head(record.spec.name)
     home = head.affinity.home if head is not None else None
     resting = order_to_raise(record.replicas, books.costs, home)
-    asleep = [replica for replica in resting if replica.phase is Phase.ASLEEP]
+    asleep = [r for r in resting if r.phase is Phase.ASLEEP and r.id not in books.frozen]
     cold = [replica for replica in resting if replica.phase is Phase.COLD]
     can_start = not record.is_given_up and record.retry_at <= books.now
-    return asleep + (cold[:1] if can_start else [])
+    return frozen + asleep + (cold[:1] if can_start else [])
+
+
+def _is_asked_for(books: Books, record: ModelRecord) -> bool:
+    model = record.spec.name
+    return bool(books.operations.waking(model)) or any(with_turn(books, model))
 
 
 def _is_better(fit: Fit | None, other: Fit | None) -> bool:
@@ -92,7 +110,9 @@ def _act(
 ) -> None:
     record = books.models[demand.model]
     if fit is None or is_blocked(fit):
-        if never := why_never(rooms, record):
+        if replica.leases and (lost := why_no_return(books, replica)):
+            books.fail(replica, f"its frozen requests cannot go on: {lost}")
+        elif never := why_never(rooms, record):
             books.refuse(demand.model, RejectReason.NEVER_FITS, never)
             record.is_unstarted = False
         elif demand.urgency is Urgency.WAITED_FOR:
@@ -101,12 +121,13 @@ def _act(
         rooms.at(fit.place.node).close(fit.place.devices, fit.need.get(HOST, 0))
     elif fit.verdict is Verdict.READY:
         if replica.phase is Phase.ASLEEP:
-            books.order_wake(replica, why(books, demand))
+            books.order_wake(replica, why(books, demand, replica))
         else:
-            books.order_start(replica, fit.place, why(books, demand))
+            books.order_start(replica, fit.place, why(books, demand, replica))
     elif fit.moves:
         evict(books, fit, demand.model)
     else:
+        freeze(books, demand, fit.drains)
         rooms.at(fit.place.node).claim(fit)
 
 
@@ -118,7 +139,8 @@ def _hold_back_others(
     elsewhere is stopped, to be started there."""
     record = books.models[demand.model]
     if not is_possible(rooms, asker, record, replica):
-        if replica.phase is Phase.ASLEEP and not is_blocked(fit_cold(rooms, asker, record)):
+        is_free = replica.phase is Phase.ASLEEP and not replica.leases
+        if is_free and not is_blocked(fit_cold(rooms, asker, record)):
             demote(books, replica, Goal(Depth.STOPPED, Cause.EVICTED, demand.model))
         return
     for room in rooms.nodes():

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from controller.core.books import Books
 from controller.core.choices import Choice, Victim
-from controller.core.idle import RUNGS
+from controller.core.idle import DEEPEST_FROZEN, RUNGS
 from controller.core.ledger import HOST, Amounts, spread
 from controller.core.lifecycle import RISING, Phase, Replica
 from controller.core.names import NEVER, Depth, DeviceId, Instant, ModelName, NodeId, ReplicaId
@@ -93,8 +93,8 @@ def work_out_offer(books: Books, node: NodeId, device: DeviceId, evict_to: Depth
 def _share(books: Books, replica: Replica, device: DeviceId, evict_to: Depth) -> Share:
     kept = books.reliefs.shares.setdefault(replica.id, {})
     if evict_to not in kept:
-        is_idle = replica.phase not in RISING and not replica.leases
         choices = _choices(books, replica, evict_to, Depth.STOPPED)
+        is_idle = not _is_busy(replica)
         wants, by = books.popularity.of(replica.model), books.policy.eviction
         kept[evict_to] = share(choices, is_idle, device, lambda choice: choice.regret(wants, by))
     return kept[evict_to]
@@ -175,10 +175,16 @@ def _is_spared(books: Books, replica: Replica, asker: Asker) -> bool:
     return not asker.can_drain or books.now < until
 
 
+def _is_busy(replica: Replica) -> bool:
+    """To push a sleeper deeper disturbs nobody, also where its requests are frozen."""
+    is_running = bool(replica.leases) and replica.phase is not Phase.ASLEEP
+    return is_running or replica.phase in RISING
+
+
 def _victim(books: Books, replica: Replica, asker: Asker, deepest: Depth) -> Victim:
     return Victim(
         replica=replica.id,
-        is_busy=bool(replica.leases) or replica.phase in RISING,
+        is_busy=_is_busy(replica),
         is_awake=replica.phase is not Phase.ASLEEP,
         is_wanted=replica.model in asker.behind or books.models[replica.model].is_due_awake,
         idle_since=replica.idle_since,
@@ -189,6 +195,8 @@ def _victim(books: Books, replica: Replica, asker: Asker, deepest: Depth) -> Vic
 
 def _choices(books: Books, replica: Replica, evict_to: Depth, deepest: Depth) -> Choices:
     limit = books.models[replica.model].spec.deepest
+    if replica.is_frozen:
+        limit = min(limit, DEEPEST_FROZEN)
     is_awake = replica.phase is not Phase.ASLEEP
     first = min(evict_to, limit) if is_awake else Depth(replica.depth + 1)
     return between(choices_of(books, replica), first, min(deepest, limit))

@@ -273,4 +273,5 @@ def _replica(replica: Replica, now: float) -> ReplicaView:
         leases=len(replica.leases),
         residual_growth_bytes=max([r.growth_bytes for r in replica.residuals.values()], default=0),
         since_s=max(0.0, now - replica.since) if replica.since > -inf else 0.0,
+        frozen=len(replica.leases) if replica.is_frozen else 0,
     )

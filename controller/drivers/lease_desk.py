@@ -19,6 +19,7 @@ from controller.drivers.lease_wire import (
     Ended,
     FoundKV,
     FromCarrier,
+    Frozen,
     Granted,
     Keep,
     Link,
@@ -47,6 +48,7 @@ class LeaseDesk:
         self.known = known
         self.carriers: set[_Carrier] = set()
         self._is_left = asyncio.Event()
+        leases.when_frozen(self._tell_frozen)
 
     async def open(self, socket: Path) -> None:
         """Where nobody listens; a socket file that a dead process left there is replaced."""
@@ -68,6 +70,10 @@ class LeaseDesk:
         self.carriers.discard(carrier)
         self._look()
 
+    def _tell_frozen(self) -> None:
+        for carrier in self.carriers:
+            carrier.tell_frozen()
+
     def _look(self) -> None:
         if not self.carriers:
             self._is_left.set()
@@ -78,12 +84,21 @@ class _Carrier:
 
     def __init__(self, desk: LeaseDesk) -> None:
         desk.carriers.add(self)
-        self.link: Link[FromCarrier] = Link(from_carrier, self._heard, self._lost)
+        self.link: Link[FromCarrier] = Link(from_carrier, self._heard, self._lost, self._met)
         self._desk = desk
+        self._is_met = False
         self._claims: dict[int, Claim] = {}
         self._waiting: dict[int, str] = {}
         """The model that each claim waits for."""
         self._timer: asyncio.TimerHandle | None = None
+
+    def tell_frozen(self) -> None:
+        if self._is_met:
+            self.link.say(Frozen(tuple(self._desk.leases.frozen())))
+
+    def _met(self) -> None:
+        self._is_met = True
+        self.tell_frozen()
 
     def _heard(self, message: Sequence[FromCarrier]) -> None:
         new_waits = False
@@ -115,6 +130,7 @@ class _Carrier:
             max_wait_s=ask.max_wait_s,
             priority=ask.priority,
             affinity=ask.affinity,
+            can_freeze=ask.can_freeze,
         )
         self._claims[ask.number] = claim
         granted = claim.begin()

@@ -15,6 +15,7 @@ import msgspec
 
 from controller.core.names import NO_AFFINITY, Affinity, ModelState, Priority, RejectReason
 from controller.ports import Lease
+from workers.engine import Endpoint
 
 _LENGTH_BYTES = 4
 
@@ -36,6 +37,7 @@ class Ask(Said, tag=0):
     max_wait_s: float | None
     priority: Priority = Priority.DEFAULT
     affinity: Affinity = NO_AFFINITY
+    can_freeze: bool = True
 
 
 class End(Said, tag=1):
@@ -115,7 +117,13 @@ class Prospect(Said, tag=2):
     estimate_s: float
 
 
-FromDesk = Granted | Rejected | Prospect
+class Frozen(Said, tag=3):
+    """All engines whose requests are, whenever that changes and when a carrier comes."""
+
+    engines: tuple[Endpoint, ...]
+
+
+FromDesk = Granted | Rejected | Prospect | Frozen
 
 from_carrier: msgspec.msgpack.Decoder[list[FromCarrier]] = msgspec.msgpack.Decoder(
     list[FromCarrier]
@@ -134,17 +142,21 @@ class Link(asyncio.Protocol, Generic[Heard]):
         decoder: msgspec.msgpack.Decoder[list[Heard]],
         heard: Callable[[Sequence[Heard]], None],
         lost: Callable[[], None],
+        met: Callable[[], None] = lambda: None,
     ) -> None:
-        """``heard`` is called with each message, ``lost`` once, at the end."""
+        """``met`` is called once, when something can be said, ``heard`` with each message,
+        ``lost`` once, at the end."""
         self._decoder = decoder
         self._heard = heard
         self._lost = lost
+        self._met = met
         self._unsaid: list[Said] = []
         self._buffer = bytearray()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
         self._loop = asyncio.get_running_loop()
+        self._met()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._lost()

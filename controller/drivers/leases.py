@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Collection
 from itertools import count
 from types import TracebackType
 
@@ -20,6 +21,7 @@ from controller.core.names import (
 )
 from controller.drivers.live import LiveDriver
 from controller.ports import Lease, Outlook
+from workers.engine import Endpoint
 
 
 class LiveLeases:
@@ -38,10 +40,13 @@ class LiveLeases:
         max_wait_s: float | None = None,
         priority: Priority = Priority.DEFAULT,
         affinity: Affinity = NO_AFFINITY,
+        can_freeze: bool = True,
     ) -> Claim:
         request = self._numbered(request_id)
         name = ModelName(model)
-        return Claim(self._driver, request, name, tenant, max_wait_s, priority, affinity)
+        return Claim(
+            self._driver, request, name, tenant, max_wait_s, priority, affinity, can_freeze
+        )
 
     def kept(self, replica: str, request_id: str) -> Claim:
         """Of a lease that is in use though this fleet did not grant it."""
@@ -54,6 +59,13 @@ class LiveLeases:
     def outlook(self, model: str) -> Outlook:
         outlook = self._driver.fleet.outlook(ModelName(model))
         return Outlook(outlook.phase, outlook.estimate_s)
+
+    def frozen(self) -> Collection[Endpoint]:
+        return self._driver.frozen
+
+    def when_frozen(self, tell: Callable[[], None]) -> None:
+        """``tell`` is called whenever others are."""
+        self._driver.froze.append(tell)
 
     def report_broken(self, lease: Lease, reason: str) -> None:
         self._driver.suspect(ReplicaId(lease.replica), reason)
@@ -68,6 +80,7 @@ class Claim:
 
     __slots__ = (
         "_affinity",
+        "_can_freeze",
         "_driver",
         "_max_wait_s",
         "_model",
@@ -86,6 +99,7 @@ class Claim:
         max_wait_s: float | None,
         priority: Priority = Priority.DEFAULT,
         affinity: Affinity = NO_AFFINITY,
+        can_freeze: bool = True,
     ) -> None:
         self.granted: asyncio.Future[GrantLease] = asyncio.get_running_loop().create_future()
         self._driver = driver
@@ -95,6 +109,7 @@ class Claim:
         self._max_wait_s = max_wait_s
         self._priority = priority
         self._affinity = affinity
+        self._can_freeze = can_freeze
 
     async def __aenter__(self) -> Lease:
         try:
@@ -125,6 +140,7 @@ class Claim:
                 self._tenant,
                 self._priority,
                 self._affinity,
+                self._can_freeze,
             )
         )
         return self.granted

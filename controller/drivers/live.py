@@ -126,6 +126,10 @@ class LiveDriver:
         self.max_model_len: dict[ModelName, int] = {}
         self.observers: list[Observer] = []
         self.grants: dict[RequestId, asyncio.Future[GrantLease]] = {}
+        self.frozen: tuple[Endpoint, ...] = ()
+        """The engines whose requests are."""
+        self.froze: list[Callable[[], None]] = []
+        """Called whenever these have changed."""
         self.configured = {spec.name: (spec, engine) for spec, engine in models}
         """As it was at the beginning."""
         self._limit = limit
@@ -188,7 +192,17 @@ class LiveDriver:
                 log.exception("%s failed", type(observer).__name__)
         for command in commands:
             self._execute(command)
+        self._look_for_frozen()
         self._set_timer()
+
+    def _look_for_frozen(self) -> None:
+        names = self.fleet.frozen()
+        if names or self.frozen:
+            frozen = tuple([self.endpoints[name] for name in names if name in self.endpoints])
+            if frozen != self.frozen:
+                self.frozen = frozen
+                for tell in self.froze:
+                    tell()
 
     def suspect(self, replica: ReplicaId, reason: str) -> None:
         """An engine did not answer: look whether its server still listens."""
@@ -306,8 +320,8 @@ class LiveDriver:
                 export = await self.pool.export(replica)
                 self._tell(lambda observer: observer.exported(model_of(replica), export))
                 return KVExported(self.now(), op, replica)
-            case SleepEngine(depth=depth):
-                slept = await self.pool.sleep(replica, REST_OF[depth])
+            case SleepEngine(depth=depth, keep=keep):
+                slept = await self.pool.sleep(replica, REST_OF[depth], keep)
                 self._report(replica, "sleep", depth, slept)
                 return EngineFellAsleep(self.now(), op, replica, _held(slept.memory))
             case WakeEngine(depth=depth):

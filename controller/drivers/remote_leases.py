@@ -11,13 +11,15 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import count
 from pathlib import Path
 from types import TracebackType
 from typing import Self
+
+import msgspec
 
 from controller.core.names import NO_AFFINITY, Affinity, ModelState, Priority, RejectReason
 from controller.drivers.lease_wire import (
@@ -29,6 +31,7 @@ from controller.drivers.lease_wire import (
     Ended,
     FoundKV,
     FromDesk,
+    Frozen,
     Granted,
     Keep,
     Link,
@@ -40,6 +43,7 @@ from controller.drivers.lease_wire import (
     from_desk,
 )
 from controller.ports import Lease, Outlook, Refused
+from workers.engine import Endpoint
 
 _AGAIN_S = 0.1
 """Between two looks for a deciding process."""
@@ -70,6 +74,7 @@ class RemoteLeases:
     """The replica of each lease in use."""
     _prospects: dict[str, Outlook] = field(default_factory=dict)
     _uncounted: deque[Counted] = field(default_factory=lambda: deque(maxlen=_COUNTS_KEPT))
+    _frozen: tuple[Endpoint, ...] = ()
     _link: Link[FromDesk] | None = None
     _lost_at: float = 0.0
     _connecting: asyncio.Task[None] | None = None
@@ -105,14 +110,19 @@ class RemoteLeases:
         max_wait_s: float | None = None,
         priority: Priority = Priority.DEFAULT,
         affinity: Affinity = NO_AFFINITY,
+        can_freeze: bool = True,
     ) -> _Acquired:
         number = next(self._numbers)
-        ask = Ask(number, model, request_id, tenant, max_wait_s, priority, affinity)
+        ask = Ask(number, model, request_id, tenant, max_wait_s, priority, affinity, can_freeze)
         return _Acquired(self, ask)
 
     def outlook(self, model: str) -> Outlook:
         """As it was told last, which is not long ago."""
         return self._prospects.get(model, Outlook("queued", 0.0))
+
+    def frozen(self) -> Collection[Endpoint]:
+        """As it was told last; while there is no deciding process, nothing thaws."""
+        return self._frozen
 
     def report_broken(self, lease: Lease, reason: str) -> None:
         self._say(Broken(lease, reason))
@@ -188,6 +198,8 @@ class RemoteLeases:
                     if wait is not None and not wait.granted.done():
                         refused = Refused(said.reason, said.detail, said.retry_after_s)
                         wait.granted.set_exception(refused)
+                case Frozen(engines=engines):
+                    self._frozen = engines
                 case Prospect():
                     self._prospects[said.model] = Outlook(said.phase, said.estimate_s)
 
@@ -224,8 +236,7 @@ class RemoteLeases:
 def _with_what_is_left(ask: Ask, waited_s: float) -> Ask:
     if ask.max_wait_s is None:
         return ask
-    left_s = max(0.0, ask.max_wait_s - waited_s)
-    return Ask(ask.number, ask.model, ask.request_id, ask.tenant, left_s, ask.priority)
+    return msgspec.structs.replace(ask, max_wait_s=max(0.0, ask.max_wait_s - waited_s))
 
 
 class _Acquired:

@@ -2,7 +2,8 @@
 
 Like the live driver it feeds one event after another, executes what the core orders, and asks
 again by the core's deadline. A request whose engine dies is released and, once, asked again
-under the same id, as the API does for requests to which no byte was forwarded.
+under the same id, as the API does for requests to which no byte was forwarded. One that is
+frozen takes so much longer.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from controller.core.commands import (
     WakeEngine,
 )
 from controller.core.events import (
+    EngineWoke,
     Event,
     LeaseReleased,
     NodeLost,
@@ -32,6 +34,7 @@ from controller.core.events import (
     TimePassed,
 )
 from controller.core.fleet import Fleet
+from controller.core.lifecycle import FROZEN
 from controller.core.names import (
     LONG_AGO,
     NO_AFFINITY,
@@ -40,6 +43,7 @@ from controller.core.names import (
     ModelName,
     OperationId,
     Priority,
+    ReplicaId,
     RequestId,
 )
 from controller.drivers.world import World
@@ -55,6 +59,7 @@ class Client:
     tenant: str = ""
     priority: Priority = Priority.DEFAULT
     affinity: Affinity = NO_AFFINITY
+    can_freeze: bool = True
     arrived: Instant = LONG_AGO
     granted: list[Instant] = field(default_factory=list)
     rejected: list[RejectRequest] = field(default_factory=list)
@@ -80,8 +85,12 @@ class Simulator:
         self._heap: list[tuple[Instant, int, Event, int]] = []
         self._count = 0
         self._lives: dict[RequestId, int] = {}
-        """How often a request was granted: an end that was foreseen for an earlier grant, whose
-        engine died, is not the end of a later one."""
+        """How often a request was granted or frozen: an end that was foreseen before, for an
+        engine that died or has been frozen since, is not its end."""
+        self._ends: dict[RequestId, Instant] = {}
+        """When each response will end, as things are."""
+        self._frozen: dict[RequestId, float] = {}
+        """Seconds that are missing to its end."""
 
     def schedule(self, event: Event, life: int = 0) -> None:
         self._count += 1
@@ -97,9 +106,12 @@ class Simulator:
         tenant: str = "",
         priority: Priority = Priority.DEFAULT,
         affinity: Affinity = NO_AFFINITY,
+        can_freeze: bool = True,
     ) -> None:
         name = RequestId(request)
-        client = Client(ModelName(model), serve_s, max_wait_s, tenant, priority, affinity)
+        client = Client(
+            ModelName(model), serve_s, max_wait_s, tenant, priority, affinity, can_freeze
+        )
         self.clients[name] = client
         self.schedule(_arrival(Instant(at), name, client))
 
@@ -137,6 +149,27 @@ class Simulator:
         self._feed(event)
         for request in broken:
             self._retry(request)
+        if isinstance(event, EngineWoke):
+            self._thaw(event.replica)
+
+    def _freeze(self, replica: ReplicaId) -> None:
+        for request in self.world.engines[replica].requests:
+            if request not in self._frozen:
+                self._frozen[request] = self._ends[request] - self.now
+                self._lives[request] += 1
+
+    def _thaw(self, replica: ReplicaId) -> None:
+        """If that answer was to an order that was out."""
+        known, engine = self.fleet.replicas.get(replica), self.world.engines.get(replica)
+        if known is None or engine is None or known.phase in FROZEN:
+            return
+        for request in engine.requests:
+            if (missing_s := self._frozen.pop(request, None)) is not None:
+                self._will_end(request, missing_s)
+
+    def _will_end(self, request: RequestId, after_s: float) -> None:
+        ends_at = self._ends[request] = Instant(self.now + after_s)
+        self.schedule(LeaseReleased(ends_at, request), self._lives[request])
 
     def _feed(self, event: Event) -> None:
         commands = self.fleet.handle(event)
@@ -156,6 +189,8 @@ class Simulator:
             case FinishOperation(operation=operation):
                 self.finished.setdefault(operation, []).append(command)
             case StartEngine() | ExportKV() | SleepEngine() | WakeEngine() | StopEngine():
+                if isinstance(command, SleepEngine) and command.keep:
+                    self._freeze(command.replica)
                 for event in self.world.carry_out(command, self.now):
                     self.schedule(event)
             case _:
@@ -163,20 +198,21 @@ class Simulator:
 
     def _granted(self, command: GrantLease) -> None:
         self.world.serve(command.request, command.replica)
-        life = self._lives[command.request] = self._lives.get(command.request, 0) + 1
+        self._lives[command.request] = self._lives.get(command.request, 0) + 1
         client = self.clients.get(command.request)
         if client is not None:
             client.granted.append(self.now)
-        ends_at = Instant(self.now + (client.serve_s if client else 1.0))
-        self.schedule(LeaseReleased(ends_at, command.request), life)
+        self._will_end(command.request, client.serve_s if client else 1.0)
 
     def _end(self, request: RequestId) -> None:
+        self._frozen.pop(request, None)
         replica = self.fleet.books.leased.get(request)
         if replica is not None:
             self.world.end(request, replica)
 
     def _retry(self, request: RequestId) -> None:
         self._lives[request] += 1
+        self._frozen.pop(request, None)
         self._feed(LeaseReleased(self.now, request))
         client = self.clients.get(request)
         if client is not None and client.retries and not client.is_cancelled:
@@ -195,4 +231,5 @@ def _arrival(at: Instant, request: RequestId, client: Client) -> RequestArrived:
         client.tenant,
         client.priority,
         client.affinity,
+        client.can_freeze,
     )

@@ -27,6 +27,7 @@ from controller.core.events import (
 )
 from controller.core.names import (
     NOTHING,
+    Cause,
     CostGuess,
     Depth,
     Footprint,
@@ -78,6 +79,7 @@ class SimulatedEngine:
     is_broken: bool = False
     leaked_bytes: int = 0
     requests: dict[RequestId, None] = field(default_factory=dict)
+    """Asleep, they are frozen."""
 
 
 @dataclass(slots=True)
@@ -92,6 +94,8 @@ class World:
     """By model, where engines differ; None: ``seconds`` holds for all."""
     engines: dict[ReplicaId, SimulatedEngine] = field(default_factory=dict)
     dice: Random = field(init=False)
+    _cut_off: dict[OpId, list[RequestId]] = field(default_factory=dict)
+    """The requests that end with an engine, by the order to stop it."""
 
     def __post_init__(self) -> None:
         self.dice = Random(self.seed)
@@ -121,6 +125,8 @@ class World:
             if engine is not None and engine.incarnation == event.incarnation:
                 engine.is_broken = True
                 return _break_off(engine)
+        if isinstance(event, EngineStopped):
+            return self._cut_off.pop(event.op, [])
         return []
 
     def lose_node(self, node: NodeId) -> list[RequestId]:
@@ -157,6 +163,11 @@ class World:
     def _demand_sense(self, order: Order, engine: SimulatedEngine) -> None:
         depth = engine.depth
         makes_sense = not engine.requests or engine.is_broken
+        match order:
+            case WakeEngine() | SleepEngine(keep=True) | StopEngine(cause=Cause.FAILED):
+                makes_sense = True
+            case _:
+                pass
         if not engine.is_broken:
             match order:
                 case SleepEngine():
@@ -201,6 +212,7 @@ class World:
             case StopEngine():
                 if self.engines.get(order.replica) is engine:
                     del self.engines[order.replica]
+                    self._cut_off[order.op] = _break_off(engine)
                 return EngineStopped(at, order.op, order.replica)
 
     def _held(self, engine: SimulatedEngine) -> Footprint:

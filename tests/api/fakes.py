@@ -36,6 +36,7 @@ class Acquired:
     max_wait_s: float | None
     priority: Priority = Priority.DEFAULT
     affinity: Affinity = NO_AFFINITY
+    can_freeze: bool = True
 
 
 @dataclass
@@ -50,6 +51,8 @@ class FakeLeases:
     kv_identity: str = ""
     waits: list[Acquired] = field(default_factory=list)
     broken: list[tuple[Lease, str]] = field(default_factory=list)
+    cold: list[Endpoint] = field(default_factory=list)
+    """Engines that are frozen."""
     held: int = 0
     withdrawn: asyncio.Event = field(default_factory=asyncio.Event)
     at_the_gate: asyncio.Event = field(default_factory=asyncio.Event)
@@ -65,8 +68,11 @@ class FakeLeases:
         max_wait_s: float | None = None,
         priority: Priority = Priority.DEFAULT,
         affinity: Affinity = NO_AFFINITY,
+        can_freeze: bool = True,
     ) -> AsyncIterator[Lease]:
-        self.waits.append(Acquired(model, request_id, tenant, max_wait_s, priority, affinity))
+        self.waits.append(
+            Acquired(model, request_id, tenant, max_wait_s, priority, affinity, can_freeze)
+        )
         began = asyncio.get_running_loop().time()
         if model in self.gates:
             await self._opened(self.gates[model])
@@ -103,6 +109,9 @@ class FakeLeases:
 
     def outlook(self, model: str) -> Outlook:
         return Outlook("waking", 0.85)
+
+    def frozen(self) -> list[Endpoint]:
+        return self.cold
 
     def report_broken(self, lease: Lease, reason: str) -> None:
         self.broken.append((lease, reason))

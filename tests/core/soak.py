@@ -67,12 +67,12 @@ def fleet_of(seed: int, checked: Callable[[Fleet], None]) -> Simulator:
         watcher=checked,
         prefetch_start=dice.random() < 0.5,
         minimum_awake_s=float(dice.choice([0, 2, 5])),
-        maximum_wait_behind_s=float(dice.choice([5, 30, 1e9])),
+        maximum_wait_behind_s=float(dice.choice([0, 5, 30, 1e9])),
         eviction=dice.choice(list(Eviction)),
         most_sleepers=dice.choice([None, None, 1, 2]),
         tenant_limits=dice.choice([Limits(), Limits(running=4)]),
     )
-    ask_around(sim, seed, REQUESTS, SECONDS)
+    ask_around(sim, seed, REQUESTS, SECONDS, long=dice.choice([0.0, 0.2]))
     order_about(sim, seed, SECONDS)
     if dice.random() < 0.5:
         lost_s = dice.uniform(10.0, SECONDS)

@@ -79,7 +79,9 @@ def test_two_who_wait_do_not_count_on_the_same_bytes() -> None:
 
 
 def test_a_sleeper_for_which_somebody_waits_is_not_pushed_deeper_for_idleness() -> None:
-    story = Story(spec("a", 20, ladder=ladder(1e9, 1e9, 60.0)), spec("b", 20))
+    story = Story(
+        spec("a", 20, ladder=ladder(1e9, 1e9, 60.0)), spec("b", 20), maximum_wait_behind_s=1e6
+    )
     rests(story, "a")
     story.raises("r1", "b")
     story.arrives("r2", "a")

@@ -65,14 +65,20 @@ def crowd(seed: int, faults: Faults, **more: Any) -> Simulator:
     return simulator(*specs, seed=seed, faults=faults, nodes=nodes, **CROWDED, **more)
 
 
-def ask_around(sim: Simulator, seed: int, count: int = 40, seconds: float = 300.0) -> None:
+def ask_around(
+    sim: Simulator, seed: int, count: int = 40, seconds: float = 300.0, long: float = 0.0
+) -> None:
+    """``long``: the share of requests that take twenty times as long."""
     priorities = [Priority.DEFAULT, Priority.DEFAULT, Priority.PRIORITY, Priority.FLEX]
     dice = Random(f"requests {seed}")
     for number in range(count):
         at, name = dice.uniform(0, seconds), f"r{number}"
         model, serve_s = dice.choice(NAMES), dice.uniform(0.1, 8.0)
         max_wait_s, tenant = dice.choice([None, 60.0]), dice.choice(["", "x", "y"])
-        sim.request(at, name, model, serve_s, max_wait_s, tenant, dice.choice(priorities))
+        priority, can_freeze = dice.choice(priorities), dice.random() < 0.8
+        if dice.random() < long:
+            serve_s *= 20
+        sim.request(at, name, model, serve_s, max_wait_s, tenant, priority, can_freeze)
         if dice.random() < 0.1:
             sim.schedule(RequestCancelled(Instant(at + dice.uniform(0, 9.0)), RequestId(name)))
 

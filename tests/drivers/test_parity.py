@@ -6,10 +6,17 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from random import Random
+from typing import Any
 
 import pytest
 
-from controller.core.commands import Command, FinishOperation, GrantLease, RejectRequest
+from controller.core.commands import (
+    Command,
+    FinishOperation,
+    GrantLease,
+    RejectRequest,
+    SleepEngine,
+)
 from controller.core.events import (
     DemotionOrdered,
     Event,
@@ -50,6 +57,7 @@ NODES = (
 LOST_AT, BACK_AT, AGAIN_AT = 90.0, 180.0, 240.0
 """When a node goes, comes back, and goes for ever, where nodes move."""
 END_S = 2000.0
+POLICY: dict[str, Any] = {"busy_leases": 3, "maximum_wait_behind_s": 6.0}
 
 Trace = list[tuple[float, list[Command]]]
 
@@ -62,6 +70,7 @@ class Ask:
     serve_s: float
     max_wait_s: float | None
     cancelled_at: float | None
+    can_freeze: bool
 
 
 @dataclass(frozen=True)
@@ -90,9 +99,12 @@ def script(seed: int) -> Script:
 
 def _ask(dice: Random, number: int) -> Ask:
     at, serve_s = dice.uniform(1, 300), dice.uniform(0.1, 8.0)
+    if is_long := dice.random() < 0.15:
+        serve_s *= 10
     cancelled_at = at + dice.uniform(0, 9.0) if dice.random() < 0.15 else None
     limit_s = dice.choice([None, None, 60.0, 5.0])
-    return Ask(at, f"r{number}", dice.choice(NAMES), serve_s, limit_s, cancelled_at)
+    can_freeze = is_long or dice.random() < 0.8
+    return Ask(at, f"r{number}", dice.choice(NAMES), serve_s, limit_s, cancelled_at, can_freeze)
 
 
 def _orders(dice: Random) -> list[Event]:
@@ -114,9 +126,16 @@ def _orders(dice: Random) -> list[Event]:
 
 def simulated(told: Script, seed: int, faults: Faults, nodes_move: bool) -> Trace:
     joins = tuple(_joined(node) for node in NODES)
-    sim = simulator(*told.specs, seed=seed, faults=faults, nodes=joins, busy_leases=3)
+    sim = simulator(*told.specs, seed=seed, faults=faults, nodes=joins, **POLICY)
     for ask in told.asks:
-        sim.request(ask.at, ask.request, ask.model, ask.serve_s, ask.max_wait_s)
+        sim.request(
+            ask.at,
+            ask.request,
+            ask.model,
+            ask.serve_s,
+            ask.max_wait_s,
+            can_freeze=ask.can_freeze,
+        )
         if ask.cancelled_at is not None:
             sim.schedule(RequestCancelled(Instant(ask.cancelled_at), RequestId(ask.request)))
     for order in told.orders:
@@ -150,7 +169,7 @@ async def lived(told: Script, seed: int, faults: Faults, nodes_move: bool) -> Tr
     world = World({one.name: one.footprints for one in told.specs}, GUESS, faults, seed)
     pool = WorldPool(world, NODES)
     models = [(one, EngineSpec(one.name, "nowhere", kind="fake")) for one in told.specs]
-    driver = LiveDriver(Fleet(policy(busy_leases=3)), pool, models)
+    driver = LiveDriver(Fleet(policy(**POLICY)), pool, models)
     recorder = Recorder()
     driver.observers.append(recorder)
     leases = LiveLeases(driver)
@@ -182,7 +201,10 @@ async def _client(ask: Ask, leases: LiveLeases, pool: WorldPool) -> None:
     try:
         for _ in range(2):
             async with leases.acquire(
-                ask.model, request_id=name, max_wait_s=ask.max_wait_s
+                ask.model,
+                request_id=name,
+                max_wait_s=ask.max_wait_s,
+                can_freeze=ask.can_freeze,
             ) as lease:
                 if await pool.serve(name, lease.replica, ask.serve_s):
                     return
@@ -228,3 +250,10 @@ def test_the_same_commands_at_the_same_times(seed: int, faults: Faults, nodes_mo
     expected = comparable(simulated(told, seed, faults, nodes_move))
     assert comparable(run(lived(told, seed, faults, nodes_move))) == expected
     assert sum(len(commands) for _, commands in expected) > 60
+
+
+def test_some_of_these_are_frozen() -> None:
+    traces = [simulated(script(seed), seed, FAULTS, nodes_move=True) for seed in range(12)]
+    orders = [command for trace in traces for _, commands in trace for command in commands]
+    kept = [order for order in orders if isinstance(order, SleepEngine) and order.keep]
+    assert len(kept) > 10

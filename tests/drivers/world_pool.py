@@ -24,6 +24,7 @@ from controller.core.events import (
     RanOutOfMemory,
 )
 from controller.core.names import (
+    Cause,
     Depth,
     DeviceId,
     Instant,
@@ -57,6 +58,31 @@ UNNUMBERED = OpId(-1)
 """A pool is not told the op of an order; the answer is its return."""
 
 
+class _Served:
+    """One response: so long it takes, but for when its engine is frozen."""
+
+    def __init__(self, serve_s: float) -> None:
+        self._loop = asyncio.get_running_loop()
+        self.is_whole: asyncio.Future[bool] = self._loop.create_future()
+        self._missing_s = serve_s
+        self._timer: asyncio.TimerHandle | None = None
+        self.go_on()
+
+    def go_on(self) -> None:
+        if self._timer is None:
+            self._timer = self._loop.call_later(self._missing_s, self.ends, True)
+
+    def freeze(self) -> None:
+        if self._timer is not None:
+            self._missing_s = self._timer.when() - self._loop.time()
+            self._timer.cancel()
+            self._timer = None
+
+    def ends(self, is_whole: bool) -> None:
+        if not self.is_whole.done():
+            self.is_whole.set_result(is_whole)
+
+
 class WorldPool:
     def __init__(
         self, world: World, nodes: Sequence[NodeFound], running: Sequence[EngineSeen] = ()
@@ -79,7 +105,7 @@ class WorldPool:
         self._broken: list[RequestId] = []
         self._running = list(running)
         self._deaths: asyncio.Queue[EngineDied] = asyncio.Queue()
-        self._served: dict[RequestId, asyncio.Future[None]] = {}
+        self._served: dict[RequestId, _Served] = {}
 
     async def open(self) -> None: ...
 
@@ -93,8 +119,7 @@ class WorldPool:
         while True:
             yield list(self._nodes)
             broken, self._broken = self._broken, []
-            for request in broken:
-                self._served[request].set_result(None)
+            self._break_off(broken)
             await self._moved.get()
             self._cut_off()
 
@@ -107,6 +132,10 @@ class WorldPool:
         self._nodes = [node for node in self._nodes if node.node != name]
         self._broken += self.world.lose_node(NodeId(name))
         self._moved.put_nowait(None)
+
+    def _break_off(self, requests: Sequence[RequestId]) -> None:
+        for request in requests:
+            self._served[request].ends(False)
 
     def _cut_off(self) -> None:
         if self.cut:
@@ -128,8 +157,11 @@ class WorldPool:
         memory = await self._carried_out(order)
         return Started(memory, {"load": 1.0}, endpoint=NOBODY, max_model_len=64, pids=(1,))
 
-    async def sleep(self, replica: str, rest: Rest) -> Report:
-        order = SleepEngine(UNNUMBERED, ReplicaId(replica), DEPTH_OF[rest])
+    async def sleep(self, replica: str, rest: Rest, keep: bool = False) -> Report:
+        order = SleepEngine(UNNUMBERED, ReplicaId(replica), DEPTH_OF[rest], keep=keep)
+        if keep:
+            for request in self.world.engines[ReplicaId(replica)].requests:
+                self._served[request].freeze()
         return Report(await self._carried_out(order), {rest.value: 1.0})
 
     async def export(self, replica: str) -> KVExport:
@@ -142,7 +174,10 @@ class WorldPool:
     async def wake(self, replica: str) -> Report:
         depth = self.world.engines[ReplicaId(replica)].depth or Depth.AWAKE
         order = WakeEngine(UNNUMBERED, ReplicaId(replica), depth)
-        return Report(await self._carried_out(order), {"weights": 1.0})
+        memory = await self._carried_out(order)
+        for request in self.world.engines[ReplicaId(replica)].requests:
+            self._served[request].go_on()
+        return Report(memory, {"weights": 1.0})
 
     async def progress(self, replica: str) -> Progress:
         """A step since it was asked last; none, and no answer either, as ``stalled`` says."""
@@ -158,7 +193,11 @@ class WorldPool:
         self.orders.append(("kill", replica))
 
     async def stop(self, replica: str, incarnation: int) -> None:
-        await self._carried_out(StopEngine(UNNUMBERED, ReplicaId(replica), OpId(incarnation)))
+        """Whoever ordered it has heard of its end before the requests there break off."""
+        name, order = ReplicaId(replica), OpId(incarnation)
+        await self._carried_out(StopEngine(order, name, order, Cause.FAILED))
+        broken = self.world.came_true(EngineStopped(_now(), order, name))
+        asyncio.get_running_loop().call_soon(self._break_off, broken)
 
     async def deaths(self) -> AsyncIterator[EngineDied]:
         """Whoever hears of a death has dealt with it before the requests on it break off."""
@@ -168,20 +207,16 @@ class WorldPool:
             lost = EngineLost(_now(), ReplicaId(died.replica), OpId(died.incarnation), died.reason)
             broken = self.world.came_true(lost)
             yield died
-            for request in broken:
-                self._served[request].set_result(None)
+            self._break_off(broken)
 
     async def serve(self, request: RequestId, replica: str, serve_s: float) -> bool:
         """Answer a request for so long; whether it came to its end."""
         self.world.serve(request, ReplicaId(replica))
-        breaks = self._served[request] = asyncio.get_running_loop().create_future()
+        served = self._served[request] = _Served(serve_s)
         try:
-            async with asyncio.timeout(serve_s):
-                await breaks
-            return False
-        except TimeoutError:
-            return True
+            return await served.is_whole
         finally:
+            served.freeze()
             self.world.end(request, ReplicaId(replica))
 
     async def _carried_out(self, order: Order) -> Memory:
