@@ -221,7 +221,8 @@ class PolicySection(Section):
     most_sleepers: Annotated[int, Field(ge=0)] | None = _POLICY.most_sleepers
     """On each node; of one more, the one that is missed least is stopped. None: no limit."""
     maximum_wait_behind_s: SecondsOrNever = _POLICY.maximum_wait_behind_s
-    """Whoever has waited so long drains others however short they have been awake."""
+    """Whoever has waited so long drains others however short they have been awake, and has
+    those frozen whose responses do not end."""
     restart_backoff_s: Duration = _POLICY.restart_backoff_s
     minimum_awake_s: Duration = _POLICY.minimum_awake_s
     busy_leases: Count = _POLICY.busy_leases
@@ -487,6 +488,8 @@ class ModelDefaults(Section):
     """A ladder, or ``auto``: one that follows from ``policy.prices`` and measured costs."""
     schedule: ScheduleSection | None = None
     limits: LimitSection = LimitSection()
+    freeze: bool = _MODEL.can_freeze
+    """Its responses may be suspended for others who waited ``policy.maximum_wait_behind_s``."""
     deepest: RestName = "stopped"
     pinned: bool = _MODEL.pinned
     keeps_kv: bool = True

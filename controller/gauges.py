@@ -25,17 +25,19 @@ class FleetGauges:
         phase = _gauge("torpor_replica_phase", "1 for the phase it is in.", "model replica phase")
         waiting = _gauge("torpor_requests_waiting", "Requests in the backlog.", "model")
         running = _gauge("torpor_requests_running", "Requests being answered.", "model")
+        frozen = _gauge("torpor_requests_frozen", "Of these, those that are suspended.", "model")
         pinned = _gauge("torpor_model_pinned", "1 if it is kept awake.", "model")
         for model in self._view.models:
             waiting.add_metric([model.model], model.waiting)
             running.add_metric([model.model], model.running)
+            frozen.add_metric([model.model], sum(replica.frozen for replica in model.replicas))
             pinned.add_metric([model.model], model.pinned)
             for replica in model.replicas:
                 label = replica.phase.lower()
                 if replica.depth is not None:
                     label += f":{replica.depth}"
                 phase.add_metric([model.model, replica.replica, label], 1)
-        return [phase, waiting, running, pinned]
+        return [phase, waiting, running, frozen, pinned]
 
     def _memory(self) -> Iterable[Metric]:
         memory = _gauge(

@@ -38,7 +38,9 @@ from controller.core.events import (
     RanOutOfMemory,
     RequestArrived,
 )
+from controller.core.fleet import Fleet
 from controller.core.names import Depth, Instant, ModelState, OpId, ReplicaId, model_of
+from controller.freeze_metrics import FreezeMetrics
 from controller.gauges import FleetGauges
 from controller.kv_metrics import KVMetrics
 from controller.ports import FleetView
@@ -74,6 +76,7 @@ class Metrics:
         self._requests()
         self._orders()
         self.kv = KVMetrics(self._registry)
+        self._freezes = FreezeMetrics(self._registry)
 
     # from the API
 
@@ -104,8 +107,10 @@ class Metrics:
 
     # from the driver
 
-    def saw(self, event: Event, commands: Sequence[Command], fleet: object = None) -> None:
-        """One step of the core; ``fleet`` is there for the driver's Observer and not read."""
+    def saw(self, event: Event, commands: Sequence[Command], fleet: Fleet | None = None) -> None:
+        """One step of the core."""
+        if fleet is not None:
+            self._freezes.saw(fleet)
         if type(event) not in _NOT_COUNTED:
             self._saw_event(event)
         for command in commands:

@@ -179,6 +179,7 @@ def _spec(entry: ModelEntry, footprints: dict[Depth, Footprint], keeps_kv: bool)
         limits=Limits(**entry.limits.model_dump()),
         deepest=Depth[entry.deepest.upper()],
         pinned=entry.pinned,
+        can_freeze=entry.freeze,
         keeps_kv=keeps_kv,
         max_wait_s=entry.max_wait_s,
         max_restarts=entry.max_restarts,
