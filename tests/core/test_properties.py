@@ -33,6 +33,7 @@ from controller.core.events import (
     Event,
     KVExported,
     KVExportFailed,
+    LeaseFound,
     LeaseReleased,
     ModelAdded,
     ModelChanged,
@@ -107,7 +108,7 @@ class AnyOrder(RuleBasedStateMachine):
         self.arrived: Counter[RequestId] = Counter()
         self.outcomes: Counter[RequestId] = Counter()
         self.operations: Counter[OperationId] = Counter()
-        self.count = 0
+        self.count = self.freezes = 0
         for one in (
             specs("a", 10, keeps_kv=True),
             specs("b", 14, deepest=Depth.LEVEL_2, schedule=Schedule("UTC", asleep_after_s=1.0)),
@@ -134,8 +135,24 @@ class AnyOrder(RuleBasedStateMachine):
                     assert self.operations[operation] == 1
                 case StartEngine() | ExportKV() | SleepEngine() | WakeEngine() | StopEngine():
                     assert command.op not in self.open
+                    self._leaves_nobody_behind(command)
                     self.open[command.op] = command
         return commands
+
+    def _leaves_nobody_behind(self, order: Order) -> None:
+        """Requests run on through no order but a freeze and what follows one."""
+        replica = self.fleet.replicas.get(order.replica)
+        leases = replica.leases if replica is not None else {}
+        match order:
+            case SleepEngine(keep=keep):
+                assert keep == bool(leases)
+                self.freezes += keep
+            case StopEngine(incarnation=old) if replica and replica.incarnation != old:
+                pass
+            case ExportKV() | StopEngine() | StartEngine():
+                assert not leases
+            case WakeEngine():
+                pass
 
     @invariant()
     def all_holds(self) -> None:
@@ -264,6 +281,7 @@ class AnyOrder(RuleBasedStateMachine):
         tenant=st.sampled_from("xy"),
         priority=st.sampled_from(Priority),
         affinity=st.sampled_from(AFFINITIES),
+        can_freeze=st.sampled_from([True, True, True, False]),
     )
     def a_request_arrives(
         self,
@@ -273,12 +291,52 @@ class AnyOrder(RuleBasedStateMachine):
         tenant: str,
         priority: Priority,
         affinity: Affinity,
+        can_freeze: bool,
     ) -> None:
         request = RequestId(f"r{pick}")
         books = self.fleet.books
         if request not in books.leased and request not in books.backlog:
             self.arrived[request] += 1
-        self.feed(RequestArrived(self.time, request, model, wait, tenant, priority, affinity))
+        self.feed(
+            RequestArrived(self.time, request, model, wait, tenant, priority, affinity, can_freeze)
+        )
+
+    @rule(answers=st.integers(0, 6), pick=st.integers(0, 9))
+    def a_long_response_is_in_the_way(self, answers: int, pick: int) -> None:
+        """And perhaps comes to be frozen: by themselves these steps seldom meet."""
+        for number, name in enumerate("abd"):
+            request = (pick + number) % 10
+            self.a_request_arrives(
+                ModelName(name), None, request, name, Priority.DEFAULT, NO_AFFINITY, True
+            )
+            for _ in range(4 if name != "d" else 0):
+                if self.open:
+                    self.an_order_succeeds(0, 0)
+        self.time_passes(7.0)
+        for _ in range(answers):
+            if self.open:
+                self.an_order_succeeds(0, 0)
+
+    @rule(pick=st.integers(0, 9), model=MODELS)
+    def a_lease_is_found(self, pick: int, model: ModelName) -> None:
+        """Of a carrier that outlived a controller; a sleeper's is frozen."""
+        request = RequestId(f"kept{pick}")
+        self.feed(LeaseFound(self.time, request, ReplicaId(f"{model}#0")))
+
+    @precondition(lambda self: self.fleet.books.frozen)
+    @rule(pick=st.integers(0, 9))
+    def a_frozen_engine_dies(self, pick: int) -> None:
+        frozen = list(self.fleet.books.frozen.values())
+        replica = frozen[pick % len(frozen)]
+        assert replica.incarnation is not None
+        self.feed(EngineLost(self.time, replica.id, replica.incarnation, "killed"))
+
+    @precondition(lambda self: self.fleet.books.frozen)
+    @rule(pick=st.integers(0, 9))
+    def a_frozen_client_goes_away(self, pick: int) -> None:
+        frozen = list(self.fleet.books.frozen.values())
+        leases = list(frozen[pick % len(frozen)].leases)
+        self.feed(RequestCancelled(self.time, leases[pick % len(leases)]))
 
     @rule(pick=st.integers(0, 9))
     def a_response_ends(self, pick: int) -> None:
@@ -348,19 +406,31 @@ class AnyOrder(RuleBasedStateMachine):
         for _ in range(2000):
             if self.open:
                 self.an_order_succeeds(0, 0)
-            elif self.fleet.books.leased:
-                self.a_response_ends(0)
+            elif running := self._running():
+                self.feed(LeaseReleased(self.time, running[0]))
             elif self.fleet.next_deadline() < float("inf"):
                 self.now = self.fleet.next_deadline()
                 self.feed(TimePassed(self.time))
             else:
                 break
             check(self.fleet)
+        self._frozen_come_back()
         assert not self.fleet.waiting()
         assert not len(self.fleet.books.operations)
         assert self.arrived == +self.outcomes
         restless = (Phase.FAILED, Phase.DRAINING)
         assert not any(r.phase in restless for r in self.fleet.replicas.values())
+
+    def _running(self) -> list[RequestId]:
+        """Those that can end; also of engines that are gone."""
+        frozen = self.fleet.books.frozen.values()
+        suspended = {request for replica in frozen for request in replica.leases}
+        return [request for request in self.fleet.books.leased if request not in suspended]
+
+    def _frozen_come_back(self) -> None:
+        """But where what is pinned, or the budget, leaves no room for them."""
+        pinned = [record for record in self.fleet.models.values() if record.spec.pinned]
+        assert pinned or not self.fleet.ledger.budgets or not self.fleet.books.frozen
 
 
 AnyOrder.TestCase.settings = settings(
