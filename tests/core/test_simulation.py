@@ -161,6 +161,21 @@ def test_with_faults_everybody_is_answered(seed: int) -> None:
     assert {order: len(sim.finished.get(order, [])) for order in orders} == dict.fromkeys(orders, 1)
 
 
+def test_whatever_befalls_frozen_responses_everybody_is_settled() -> None:
+    freezes = 0
+    for seed in range(12):
+        sim = crowd(seed, FAULTS, maximum_wait_behind_s=5.0, minimum_awake_s=1.0)
+        ask_around(sim, seed, count=60, long=0.3)
+        order_about(sim, seed)
+        sim.schedule(NodeLost(Instant(200.0), NodeId("m")))
+        sim.schedule(node(250.0, "m", 2, 12, 8))
+        sim.run()
+        assert_settled(sim)
+        orders = [command for _, commands in sim.journal for command in commands]
+        freezes += sum(isinstance(order, SleepEngine) and order.keep for order in orders)
+    assert freezes > 20
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_a_journal_replays_to_itself(seed: int) -> None:
     sim = crowd(seed, FAULTS)

@@ -12,16 +12,26 @@ from typing import Any
 
 import pytest
 
-from controller.core.names import Ladder, ModelName, ModelState, RejectReason
+from controller.core.names import (
+    Depth,
+    Ladder,
+    ModelName,
+    ModelState,
+    NodeId,
+    OpId,
+    RejectReason,
+    ReplicaId,
+)
 from controller.drivers.lease_desk import LeaseDesk
 from controller.drivers.lease_wire import FromCarrier, Link, from_carrier
 from controller.drivers.remote_leases import RemoteCounts, RemoteLeases
-from controller.ports import EngineSeen, Lease, Leases, Outlook, Refused
+from controller.drivers.world import SimulatedEngine
+from controller.ports import EngineSeen, Lease, Leases, NodeFound, Outlook, Refused
 from tests.core.fleets import spec
 from tests.drivers.stand import Stand, a_fleet, engine
 from tests.drivers.virtual_loop import run
 from tests.drivers.world_pool import NOBODY
-from workers.engine import Memory
+from workers.engine import Memory, Rest
 
 PATIENCE_S = 30.0
 
@@ -228,8 +238,38 @@ def test_requests_of_one_id_are_told_apart(leases_of: Open) -> None:
     run(story())
 
 
-async def hold(leases: Leases, model: str, over: asyncio.Event) -> Lease:
-    async with leases.acquire(model, request_id="r") as lease:
+@both
+@pytest.mark.parametrize("can_freeze", [True, False])
+def test_it_is_told_who_is_frozen_and_for_how_long(leases_of: Open, can_freeze: bool) -> None:
+    async def story() -> None:
+        async with leases_of(spec("a", 10), spec("b", 10), **ROOM_FOR_ONE) as (stand, leases):
+            overs = [asyncio.Event(), asyncio.Event()]
+            long = asyncio.create_task(hold(leases, "a", overs[0], can_freeze))
+            await asyncio.sleep(30.0)
+            other = asyncio.create_task(hold(leases, "b", overs[1]))
+            await asyncio.sleep(4.0)
+            assert list(leases.frozen()) == []
+            await asyncio.sleep(20.0)
+            state = stand.driver.fleet.state(ModelName("a"))
+            assert state == ("frozen" if can_freeze else "draining")
+            assert list(leases.frozen()) == [NOBODY] * can_freeze
+            overs[1].set()
+            await asyncio.sleep(20.0)
+            assert list(leases.frozen()) == []
+            overs[0].set()
+            await asyncio.wait([long, other])
+
+    run(story())
+
+
+ROOM_FOR_ONE: dict[str, Any] = {
+    "node": NodeFound("n", (("0", 16),), 100),
+    "maximum_wait_behind_s": 5.0,
+}
+
+
+async def hold(leases: Leases, model: str, over: asyncio.Event, can_freeze: bool = True) -> Lease:
+    async with leases.acquire(model, request_id="r", can_freeze=can_freeze) as lease:
         await over.wait()
     return lease
 
@@ -327,6 +367,34 @@ def test_leases_in_use_are_known_to_the_next_deciding_process() -> None:
     carriers(story)
 
 
+def test_a_frozen_lease_is_known_to_the_next_deciding_process_which_brings_it_back() -> None:
+    async def story(socket: Path) -> None:
+        both = (spec("a", 10), spec("b", 10))
+        async with RemoteLeases(socket, PATIENCE_S) as leases:
+            over = asyncio.Event()
+            async with a_desk(socket, *both, **ROOM_FOR_ONE):
+                long = asyncio.create_task(hold(leases, "a", over))
+                await asyncio.sleep(30.0)
+                other = asyncio.create_task(hold(leases, "b", asyncio.Event()))
+                await asyncio.sleep(20.0)
+                assert leases.frozen() == (NOBODY,)
+                other.cancel()
+            assert leases.frozen() == (NOBODY,), "nothing thaws while nobody decides"
+            left = found("a#0", "a", Rest.LEVEL_1)
+            async with a_desk(socket, *both, running=[left], **ROOM_FOR_ONE) as second:
+                asleep = SimulatedEngine(OpId(1), ModelName("a"), NodeId("n"), Depth.LEVEL_1)
+                second.stand.pool.world.engines[ReplicaId("a#0")] = asleep
+                await asyncio.sleep(10.0)
+                await settled(second.stand, "a", running=1)
+                assert second.stand.seen.phases_of("a#0") == ["ASLEEP", "WAKING", "AWAKE"]
+                assert leases.frozen() == ()
+                over.set()
+                await long
+                await settled(second.stand, "a", running=0)
+
+    carriers(story)
+
+
 def test_who_waits_longer_than_it_would_is_refused_and_may_try_again() -> None:
     async def story(socket: Path) -> None:
         async with RemoteLeases(socket, PATIENCE_S) as leases:
@@ -402,15 +470,15 @@ def test_counts_arrive_also_those_from_before_there_was_anybody() -> None:
     carriers(story)
 
 
-def found(replica: str, model: str) -> EngineSeen:
+def found(replica: str, model: str, rest: Rest | None = None) -> EngineSeen:
     return EngineSeen(
         replica=replica,
         model=model,
         incarnation=1,
-        rest=None,
+        rest=rest,
         node="n",
         devices=("0",),
-        memory=Memory(10, 0),
+        memory=Memory(10, 0) if rest is None else Memory(1, 10),
         endpoint=NOBODY,
         max_model_len=10,
         spec=engine(model),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 from collections.abc import Callable
@@ -51,13 +52,38 @@ def fake(**args: Any) -> EngineSpec:
     return EngineSpec("m", "nowhere", kind="fake", engine_args=args)
 
 
-async def ask(endpoint: Endpoint) -> str:
+def _client(endpoint: Endpoint) -> httpx.AsyncClient:
     headers = {"authorization": f"Bearer {endpoint.key}"}
     url = f"http://{endpoint.host}:{endpoint.port}"
-    async with httpx.AsyncClient(base_url=url, headers=headers) as client:
-        answer = await client.post("/v1/completions", json={"prompt": "one two"})
+    return httpx.AsyncClient(base_url=url, headers=headers, timeout=60)
+
+
+def _body(tokens: int) -> dict[str, Any]:
+    return {"prompt": "one two", "max_tokens": tokens}
+
+
+async def ask(endpoint: Endpoint, tokens: int = 16) -> str:
+    async with _client(endpoint) as client:
+        answer = await client.post("/v1/completions", json=_body(tokens))
         answer.raise_for_status()
         return str(answer.json()["choices"][0]["text"])
+
+
+async def stream(endpoint: Endpoint, tokens: int, said: list[str]) -> None:
+    """What is said goes into the list, as it comes."""
+    body = {**_body(tokens), "stream": True}
+    async with (
+        _client(endpoint) as client,
+        client.stream("POST", "/v1/completions", json=body) as answer,
+    ):
+        async for line in answer.aiter_lines():
+            if line.startswith("data: {"):
+                said.append(json.loads(line.removeprefix("data: "))["choices"][0]["text"])
+
+
+async def counted(endpoint: Endpoint) -> dict[str, int]:
+    async with _client(endpoint) as client:
+        return dict((await client.get("/fake/counts")).json())
 
 
 async def eventually(condition: Callable[[], object], timeout_s: float = 60.0) -> None:

@@ -7,7 +7,7 @@ import asyncio
 import httpx
 import pytest
 
-from tests.workers.stand import Stand, ask, fake
+from tests.workers.stand import Stand, ask, counted, eventually, fake, stream
 from workers.engine import (
     CanaryMismatch,
     EngineError,
@@ -45,6 +45,45 @@ async def test_it_gives_memory_back_rest_by_rest_and_wakes_as_it_was(stand: Stan
     assert held == sorted(held, reverse=True)
     assert (await stand.pool.wake("m#0")).memory == started.memory
     assert await ask(started.endpoint) == before
+
+
+@pytest.mark.parametrize("rest", Rest)
+async def test_what_is_kept_says_nothing_until_the_wake_and_then_goes_on(
+    stand: Stand, rest: Rest
+) -> None:
+    started = await stand.start(token_delay_s=0.02)
+    whole = await ask(started.endpoint, tokens=40)
+    said: list[str] = []
+    reading = asyncio.create_task(stream(started.endpoint, 40, said))
+    await eventually(lambda: len(said) >= 3)
+    await stand.pool.sleep("m#0", rest, True)
+    counts = await counted(started.endpoint)
+    while not counts["frozen"]:
+        counts = await counted(started.endpoint)
+    heard = len(said)
+    assert heard < 40
+    assert (await counted(started.endpoint))["running"] == 1
+    assert len(said) == heard
+    await stand.pool.wake("m#0")
+    await reading
+    assert "".join(said) == whole
+
+
+async def test_what_is_kept_does_not_outlive_a_wake_that_goes_wrong(stand: Stand) -> None:
+    started = await stand.start(token_delay_s=0.02, faults={"wake": ["canary"]})
+    said: list[str] = []
+    reading = asyncio.create_task(stream(started.endpoint, 400, said))
+    await eventually(lambda: len(said) >= 3)
+    await stand.pool.sleep("m#0", Rest.LEVEL_2, True)
+    while not (await counted(started.endpoint))["frozen"]:
+        pass
+    heard = len(said)
+    with pytest.raises(CanaryMismatch):
+        await stand.pool.wake("m#0")
+    await stand.pool.stop("m#0", 1)
+    with pytest.raises(httpx.TransportError):
+        await reading
+    assert len(said) == heard
 
 
 async def test_unknown_arguments_fail_the_start(stand: Stand) -> None:
