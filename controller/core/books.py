@@ -474,16 +474,19 @@ class Books:
         for replica in record.replicas:
             self.reliefs.forget_use(replica)
 
-    def keep(self, request: RequestId, holder: ReplicaId) -> None:
+    def keep(self, request: RequestId, holder: ReplicaId, can_freeze: bool) -> None:
         """A lease that was not granted here; of a replica that cannot serve it is nobody's. On
-        a sleeper it can only be a frozen one."""
+        one that sleeps, or wakes, it can only be a frozen one."""
         replica = self.replicas.get(holder)
         if request in self.leased or replica is None:
             return
-        if replica.phase is Phase.ASLEEP and not replica.leases:
-            replica.frozen_at = self.now
-        elif replica.phase not in (*SERVING, Phase.ASLEEP):
+        is_frozen = replica.phase in (Phase.ASLEEP, Phase.WAKING)
+        if replica.phase not in SERVING and not is_frozen:
             return
+        if is_frozen and not replica.leases:
+            replica.frozen_at = self.now
+        if not (is_frozen or can_freeze):
+            replica.never_frozen[request] = None
         self.leased[request] = holder
         self.version += 1
         was_idle = not replica.leases

@@ -73,6 +73,7 @@ class LeaseFound(Event):
 
     request: RequestId
     replica: ReplicaId
+    can_freeze: bool = True
 
 
 # the answers of the world

@@ -9,8 +9,8 @@ there. It never is on one that stops: a frozen engine goes to level 2 at the dee
 A frozen replica is a demand, as old as its freeze (``demands``), and has the same means: it may
 drain others, and have them frozen in its turn once it has waited its maximum. So two long streams
 alternate by the maximum, and nobody is overtaken for ever. Nobody is frozen before it has had a
-turn, though: its minimum awake, and as long as it took to bring it up, so that however slow
-engines are to switch, half of the time at least is spent on answers.
+turn, though: its minimum awake, and as long as it took to bring it up, so that engines that are
+slow to switch do not switch all the time.
 
 All that a room lacks is frozen or nothing: one drain that cannot be (a model or a request that
 does not want it, no room on the host for a sleeper) leaves the others running to their end. Nor

@@ -53,7 +53,7 @@ def observe(books: Books, event: e.Event) -> None:
         case e.LeaseReleased():
             books.release(event.request)
         case e.LeaseFound():
-            books.keep(event.request, event.replica)
+            books.keep(event.request, event.replica, event.can_freeze)
         case (
             e.EngineStarted()
             | e.KVExported()

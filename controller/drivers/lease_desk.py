@@ -113,7 +113,9 @@ class _Carrier:
                         claim.end()
                 case Keep():
                     request_id = f"kept-{said.number}"
-                    self._claims[said.number] = self._desk.leases.kept(said.replica, request_id)
+                    self._claims[said.number] = self._desk.leases.kept(
+                        said.replica, request_id, said.can_freeze
+                    )
                 case Broken():
                     self._desk.leases.report_broken(said.lease, said.reason)
                 case _:

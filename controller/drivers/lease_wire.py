@@ -52,6 +52,7 @@ class Keep(Said, tag=2):
 
     number: int
     replica: str
+    can_freeze: bool = True
 
 
 class Broken(Said, tag=3):

@@ -48,12 +48,12 @@ class LiveLeases:
             self._driver, request, name, tenant, max_wait_s, priority, affinity, can_freeze
         )
 
-    def kept(self, replica: str, request_id: str) -> Claim:
+    def kept(self, replica: str, request_id: str, can_freeze: bool = True) -> Claim:
         """Of a lease that is in use though this fleet did not grant it."""
         driver, request, id_ = self._driver, self._numbered(request_id), ReplicaId(replica)
         claim = Claim(driver, request, model_of(id_), "", None)
         claim.granted.set_result(GrantLease(request, id_, ModelState.AWAKE, 0.0, 0.0))
-        driver.feed(LeaseFound(driver.now(), request, id_))
+        driver.feed(LeaseFound(driver.now(), request, id_, can_freeze))
         return claim
 
     def outlook(self, model: str) -> Outlook:

@@ -70,8 +70,8 @@ class RemoteLeases:
     """The models there are, as told with the last refusal that was about that."""
     _numbers: count[int] = field(default_factory=lambda: count(1))
     _waits: dict[int, _Wait] = field(default_factory=dict)
-    _held: dict[int, str] = field(default_factory=dict)
-    """The replica of each lease in use."""
+    _held: dict[int, Keep] = field(default_factory=dict)
+    """Each lease in use, as the next deciding process will be told of it."""
     _prospects: dict[str, Outlook] = field(default_factory=dict)
     _uncounted: deque[Counted] = field(default_factory=lambda: deque(maxlen=_COUNTS_KEPT))
     _frozen: tuple[Endpoint, ...] = ()
@@ -179,8 +179,8 @@ class RemoteLeases:
     def _connected(self, link: Link[FromDesk]) -> None:
         now = asyncio.get_running_loop().time()
         self._link = link
-        for number, replica in self._held.items():
-            link.say(Keep(number, replica))
+        for held in self._held.values():
+            link.say(held)
         for wait in self._waits.values():
             wait.asked_at = now
             link.say(_with_what_is_left(wait.ask, now - wait.since))
@@ -207,7 +207,7 @@ class RemoteLeases:
         wait = self._waits.pop(number, None)
         if wait is None:
             return
-        self._held[number] = lease.replica
+        self._held[number] = Keep(number, lease.replica, wait.ask.can_freeze)
         if wait.asked_at > wait.since:
             queued_s = lease.queued_s + wait.asked_at - wait.since
             lease = replace(lease, queued_s=queued_s)

@@ -73,72 +73,6 @@ async def through_the_rungs(engine: Any, started: Started, spec: EngineSpec) -> 
     }
 
 
-class Stream:
-    """A long greedy answer as its client reads it."""
-
-    def __init__(self, started: Started, model: str, request: str) -> None:
-        import httpx
-
-        base = f"http://{started.endpoint.host}:{started.endpoint.port}"
-        headers = {"Authorization": f"Bearer {KEY}", "X-Request-Id": request}
-        self._http = httpx.AsyncClient(base_url=base, headers=headers, timeout=120)
-        self._model = model
-        self.pieces: list[str] = []
-        self._news = asyncio.Event()
-        self.reading = asyncio.create_task(self._read())
-
-    async def _read(self) -> str:
-        body = {
-            "model": self._model,
-            "prompt": "A short history of the city of Paris:",
-            "max_tokens": 40,
-            "temperature": 0,
-            "ignore_eos": True,
-            "stream": True,
-        }
-        async with self._http, self._http.stream("POST", "/v1/completions", json=body) as answer:
-            async for line in answer.aiter_lines():
-                if line.startswith("data: {"):
-                    self.pieces.append(json.loads(line[6:])["choices"][0]["text"])
-                    self._news.set()
-        return "".join(self.pieces)
-
-    async def has_said(self, pieces: int) -> None:
-        async with asyncio.timeout(120):
-            while len(self.pieces) < pieces:
-                self._news.clear()
-                await self._news.wait()
-
-
-async def frozen(
-    engine: Any, started: Started, spec: EngineSpec, rests: tuple[Rest, ...], harm: bool = False
-) -> dict[str, Any]:
-    """Two streams are frozen, the client of one leaves; ``harm``: the weights are damaged."""
-    one, other = (Stream(started, spec.model, f"frozen-{name}") for name in "ab")
-    await one.has_said(8)
-    await other.has_said(8)
-    for rest in rests:
-        await engine.sleep(rest, keep=True)
-    await asyncio.sleep(0.1)
-    said = len(one.pieces)
-    if harm:
-        worker_of(engine).model_runner.get_model().model.norm.weight.data.mul_(-1)
-    other.reading.cancel()
-    await asyncio.sleep(0.3)
-    is_silent = len(one.pieces) == said
-    woke = told(await engine.wake())
-    text = await one.reading
-    left = engine._llm.output_processor.get_num_unfinished_requests()
-    return {"said": said, "silent": is_silent, "text": text, "left": left, "wake": woke}
-
-
-async def freezes(engine: Any, started: Started, spec: EngineSpec) -> dict[str, Any]:
-    undisturbed = await Stream(started, spec.model, "undisturbed").reading
-    lives = [await frozen(engine, started, spec, rests) for rests in STORY]
-    harmed = await frozen(engine, started, spec, (Rest.LEVEL_1,), harm=True)
-    return {"undisturbed": undisturbed, "lives": lives, "harmed": harmed}
-
-
 def worker_of(engine: Any) -> Any:
     return engine._launched._core._core.model_executor.driver_worker.worker
 
@@ -216,7 +150,6 @@ async def live(spec: EngineSpec, canary_path: Path, *, damage: bool) -> dict[str
     try:
         life = await through_the_rungs(engine, started, spec)
         if damage:
-            life["frozen"] = await freezes(engine, started, spec)
             life["damaged"] = await damaged_in_memory(engine)
             life["changed"] = await changed_on_disk(engine, Path(spec.path))
     finally:
