@@ -156,12 +156,15 @@ def why_no_return(books: Books, replica: Replica) -> str | None:
     return f"more than the budget of {replica.place.node}: {', '.join(short)}" if short else None
 
 
-def is_possible(rooms: Rooms, asker: Asker, record: ModelRecord, replica: Replica) -> bool:
-    """Whether demoting everybody who is not pinned would make the room."""
+def is_possible(
+    rooms: Rooms, asker: Asker, record: ModelRecord, replica: Replica, may_thaw: bool = True
+) -> bool:
+    """Whether demoting everybody who is not pinned would make the room; ``may_thaw``: after what
+    is frozen has gone on and ended."""
     awake = record.footprint(Depth.AWAKE)
     for room in rooms.nodes() if replica.place is None else [rooms.at(replica.place.node)]:
         budgets = rooms.books.ledger.budgets.get(room.node, {})
-        stuck = never_free(rooms.books, asker, room.node)
+        stuck = never_free(rooms.books, asker, room.node, may_thaw)
         left = {r: budgets[r] - stuck.get(r, 0) for r in budgets}
         if left.get(HOST, 0) < awake.host_bytes:
             continue

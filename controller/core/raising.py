@@ -135,10 +135,10 @@ def _hold_back_others(
     books: Books, rooms: Rooms, demand: Demand, replica: Replica, asker: Asker
 ) -> None:
     """Nobody with less right may take what this demand will need. A demand that no eviction
-    could satisfy (too much is pinned) holds nobody back; a sleeper for which there is room
-    elsewhere is stopped, to be started there."""
+    could satisfy (too much is pinned, or is frozen and must be able to come back) holds nobody
+    back; a sleeper for which there is room elsewhere is stopped, to be started there."""
     record = books.models[demand.model]
-    if not is_possible(rooms, asker, record, replica):
+    if not is_possible(rooms, asker, record, replica, may_thaw=False):
         is_free = replica.phase is Phase.ASLEEP and not replica.leases
         if is_free and not is_blocked(fit_cold(rooms, asker, record)):
             demote(books, replica, Goal(Depth.STOPPED, Cause.EVICTED, demand.model))

@@ -144,19 +144,23 @@ def work_out_coming(books: Books, replica: Replica) -> Amounts:
     return coming
 
 
-def never_free(books: Books, asker: Asker, node: NodeId) -> Amounts:
-    """What others hold on the node however far they are demoted."""
+def never_free(books: Books, asker: Asker, node: NodeId, may_thaw: bool) -> Amounts:
+    """What others hold on the node however far they are demoted; ``may_thaw``: the frozen, too,
+    once they have gone on and ended."""
     total: Amounts = {}
     for replica in replicas_on(books, node):
         spec = books.models[replica.model].spec
-        if not spec.pinned and spec.deepest is Depth.STOPPED:
+        deepest = spec.deepest
+        if replica.is_frozen and not may_thaw:
+            deepest = min(deepest, DEEPEST_FROZEN)
+        if not spec.pinned and deepest is Depth.STOPPED:
             continue
         if replica.id == asker.replica or replica.is_retiring or replica.place is None:
             continue
         least = spread(books.will_hold(replica), replica.place.devices)
         if not spec.pinned:
             for rung in RUNGS:
-                if books.heads_for(replica) < rung <= spec.deepest:
+                if books.heads_for(replica) < rung <= deepest:
                     lower = spread(books.footprint(replica, rung), replica.place.devices)
                     least = {r: min(a, lower[r]) for r, a in least.items()}
         for resource, amount in least.items():

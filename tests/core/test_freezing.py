@@ -55,7 +55,7 @@ MAXIMUM_S = 9.0
 
 def crowded(*specs: ModelSpec, **more: Any) -> Story:
     """There is room for one."""
-    both = specs or (spec("a", 20), spec("b", 20))
+    both = specs or more.pop("specs", (spec("a", 20), spec("b", 20)))
     return Story(*both, **{"maximum_wait_behind_s": MAXIMUM_S, "minimum_awake_s": 2.0, **more})
 
 
@@ -295,6 +295,23 @@ def test_frozen_it_may_be_pushed_to_level_2_but_not_further() -> None:
     story.answers("b#0")
     commands = ends(story, "rb")
     assert not any(isinstance(c, StopEngine) for c in commands)
+
+
+@pytest.mark.parametrize("priority", [Priority.DEFAULT, Priority.PRIORITY])
+def test_it_goes_on_also_where_somebody_with_more_right_needs_it_stopped(
+    priority: Priority,
+) -> None:
+    """c needs the whole device; that a frozen engine stands in its way must not keep it frozen."""
+    story = frozen(specs=(spec("a", 20), spec("b", 20), spec("c", 24)))
+    arrival = RequestArrived(story.time, RequestId("rc"), ModelName("c"), 1e6, priority=priority)
+    story.feed(arrival)
+    wait(story, 5.0)
+    commands = ends(story, "rb") + story.answers("b#0")
+    assert not any(isinstance(c, StopEngine) and c.replica == "a#0" for c in commands)
+    assert only(commands, WakeEngine).replica == "a#0"
+    story.answers("a#0")
+    stops = [*wait(story, 30.0), *ends(story, "long")]
+    assert any(isinstance(c, StopEngine) and c.replica == "a#0" for c in stops)
 
 
 def test_an_administrators_order_waits_until_the_frozen_have_finished() -> None:

@@ -1,4 +1,4 @@
-"""Four plausible designs that are wrong, each put in place of the right one and each caught.
+"""Plausible designs that are wrong, each put in place of the right one and each caught.
 
 A check that nothing can fail proves nothing: here the invariants and the simulated world are
 shown to see what they are there to see.
@@ -25,8 +25,8 @@ Patch = pytest.MonkeyPatch
 def simulate() -> None:
     """Raises if any seed shows that something is wrong."""
     for seed in SEEDS:
-        sim: Simulator = crowd(seed, FAULTS)
-        ask_around(sim, seed)
+        sim: Simulator = crowd(seed, FAULTS, maximum_wait_behind_s=5.0)
+        ask_around(sim, seed, long=0.2)
         order_about(sim, seed)
         sim.run()
         assert_settled(sim)
@@ -86,11 +86,23 @@ def the_depth_before_the_drain(patch: Patch) -> None:
     patch.setattr(planning, "fitting_depth", as_chosen)
 
 
+def the_frozen_are_forgotten(patch: Patch) -> None:
+    """Nobody asks for an engine whose requests are frozen."""
+    touch_use = Books._touch_use
+
+    def forgets(books: Books, replica: Replica) -> None:
+        touch_use(books, replica)
+        books.frozen.clear()
+
+    patch.setattr(Books, "_touch_use", forgets)
+
+
 MUTANTS: tuple[Callable[[Patch], None], ...] = (
     plan_once,
     memory_from_the_phase,
     a_failure_inflates,
     the_depth_before_the_drain,
+    the_frozen_are_forgotten,
 )
 
 
