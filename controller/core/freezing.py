@@ -12,6 +12,8 @@ alternate by the maximum, and nobody is overtaken for ever. Nobody is frozen bef
 turn, though: its minimum awake, and as long as it took to bring it up, so that engines that are
 slow to switch do not switch all the time.
 
+Nobody is frozen for a pinned model, which would not give the room back.
+
 All that a room lacks is frozen or nothing: one drain that cannot be (a model or a request that
 does not want it, no room on the host for a sleeper) leaves the others running to their end. Nor
 is an engine frozen that drains for an administrator, or for good.
@@ -31,7 +33,7 @@ from controller.core.names import Cause, Depth, Instant, ReplicaId
 
 def freeze(books: Books, demand: Demand, drains: Iterable[ReplicaId]) -> None:
     """Of these drains the first that still waits for responses; the next look takes the next."""
-    if not is_out_of_patience(books, demand):
+    if not is_out_of_patience(books, demand) or books.models[demand.model].spec.pinned:
         return
     busy = [books.replicas[name] for name in drains if books.replicas[name].leases]
     depths = [depth_to_freeze(books, replica) for replica in busy]

@@ -146,12 +146,18 @@ def why_never(rooms: Rooms, record: ModelRecord) -> str | None:
 
 
 def why_no_return(books: Books, replica: Replica) -> str | None:
-    """The reason for which a sleeper can never be awake again where it is, even alone there."""
+    """The reason for which a sleeper can never be awake again where it is: the budget, less what
+    those hold there that may not be stopped. Whoever is pinned may be unpinned."""
     assert replica.place is not None
     budget = books.ledger.budgets.get(replica.place.node)
     if budget is None:
         return None
     needs = spread(books.footprint(replica, Depth.AWAKE), replica.place.devices)
+    for other in replicas_on(books, replica.place.node, replica.place.devices):
+        spec = books.models[other.model].spec
+        if other.id != replica.id and other.place and spec.deepest is not Depth.STOPPED:
+            least = spread(books.footprint(other, spec.deepest), other.place.devices)
+            needs = {r: need + least.get(r, 0) for r, need in needs.items()}
     short = [r for r, need in needs.items() if need > budget.get(r, 0)]
     return f"more than the budget of {replica.place.node}: {', '.join(short)}" if short else None
 

@@ -160,6 +160,14 @@ def test_whoever_was_brought_up_just_before_has_its_turn_first() -> None:
     assert only(wait(story, 0.1), SleepEngine).keep
 
 
+def test_for_a_pinned_model_which_would_stay_nobody_is_frozen() -> None:
+    story = crowded(spec("a", 20), spec("b", 20, pinned=True))
+    story.raises("long", "a")
+    wait(story, 20.0)
+    story.arrives("rb", "b")
+    assert wait(story, 100.0) == []
+
+
 def test_the_flexible_freeze_nobody() -> None:
     story = crowded()
     story.raises("long", "a")
