@@ -11,7 +11,6 @@ import psutil
 import pytest
 import pytest_asyncio
 
-from kv_store.lmcache_client import Prefetched
 from tests.kv_store.conftest import KEY, Tier, serving, settings_of
 from tests.kv_store.decay import chunks_of
 from tests.kv_store.hand import tokens
@@ -54,8 +53,8 @@ async def test_what_was_exported_outlives_the_server(tier: Tier) -> None:
     await tier.healthy_again(starts)
 
     again = tier.hand(hand.model)
-    came = await tier.server.client.prefetch(again.prefix(turn), limit_s=LIMIT_S)
-    assert came == Prefetched(3, 3)
+    came = await tier.server.client.recall(again.prefix(turn), limit_s=LIMIT_S)
+    assert came.found == 3
     assert again.load(turn) == stored
 
 
