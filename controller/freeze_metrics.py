@@ -3,12 +3,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from typing import Protocol
+
 from prometheus_client import CollectorRegistry, Counter, Histogram
 
-from controller.core.fleet import Fleet
 from controller.core.names import Instant, ReplicaId, model_of
 
 _BUCKETS = (0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1800)
+
+
+class Freezing(Protocol):
+    """What is asked of a fleet."""
+
+    @property
+    def now(self) -> Instant: ...
+
+    def frozen(self) -> Collection[ReplicaId]: ...
 
 
 class FreezeMetrics:
@@ -28,7 +39,7 @@ class FreezeMetrics:
             registry=registry,
         )
 
-    def saw(self, fleet: Fleet) -> None:
+    def saw(self, fleet: Freezing) -> None:
         """After each step of the core."""
         frozen = fleet.frozen()
         if not (frozen or self._since):

@@ -38,9 +38,8 @@ from controller.core.events import (
     RanOutOfMemory,
     RequestArrived,
 )
-from controller.core.fleet import Fleet
 from controller.core.names import Depth, Instant, ModelState, OpId, ReplicaId, model_of
-from controller.freeze_metrics import FreezeMetrics
+from controller.freeze_metrics import FreezeMetrics, Freezing
 from controller.gauges import FleetGauges
 from controller.kv_metrics import KVMetrics
 from controller.ports import FleetView
@@ -107,7 +106,7 @@ class Metrics:
 
     # from the driver
 
-    def saw(self, event: Event, commands: Sequence[Command], fleet: Fleet | None = None) -> None:
+    def saw(self, event: Event, commands: Sequence[Command], fleet: Freezing | None = None) -> None:
         """One step of the core."""
         if fleet is not None:
             self._freezes.saw(fleet)

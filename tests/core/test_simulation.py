@@ -78,7 +78,7 @@ def ask_around(
         priority, can_freeze = dice.choice(priorities), dice.random() < 0.8
         if dice.random() < long:
             serve_s *= 20
-        sim.request(at, name, model, serve_s, max_wait_s, tenant, priority, can_freeze)
+        sim.request(at, name, model, serve_s, max_wait_s, tenant, priority, can_freeze=can_freeze)
         if dice.random() < 0.1:
             sim.schedule(RequestCancelled(Instant(at + dice.uniform(0, 9.0)), RequestId(name)))
 
