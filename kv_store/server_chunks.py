@@ -131,6 +131,7 @@ class Chunks:
     async def withdraw(self, prefix: Prefix, limit_s: float) -> Placed:
         until = time.monotonic() + limit_s
         keys, _ = self._keys(prefix)
+        await self._await_stores(keys, until)
         held = [key for key in keys if self._held(key)]
         going = await self._in_durable(held, until)
         for adapter in self._adapters():

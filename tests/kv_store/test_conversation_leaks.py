@@ -16,10 +16,15 @@ import pytest_asyncio
 from redis.asyncio import Redis as Client
 
 from controller.core.conversations import ConversationLimits
+from controller.core.fleet import Fleet
+from controller.core.names import FleetPolicy
 from controller.drivers.conversation_entries import Entries
 from controller.drivers.conversation_keeping import Keeping
 from controller.drivers.conversations import LiveConversations
+from controller.drivers.live import LiveDriver
 from controller.drivers.operations import Operations
+from controller.drivers.recalls import Recalls
+from controller.metrics import Metrics
 from kv_store.conversation_records import ConversationRecords
 from kv_store.conversations import ConversationKey, KVPlace
 from kv_store.lmcache_client import Placed, Prefix, TierUnavailable
@@ -30,6 +35,7 @@ from tests.kv_store.conftest import Tier
 from tests.kv_store.decay import chunks_of
 from tests.kv_store.hand import Hand, tokens
 from workers.engine import EngineError
+from workers.local_pool import LocalPool
 
 pytestmark = [
     pytest.mark.asyncio(loop_scope="module"),
@@ -95,8 +101,11 @@ class Life:
 async def life(request: pytest.FixtureRequest, tier: Tier, valkey: Redis) -> AsyncIterator[Life]:
     records = ConversationRecords.at(valkey)
     entries = Entries(ConversationLimits(keeps_copies=request.param), "run")
-    keeping = Keeping(entries, records, Orders(tier))
-    conversations = LiveConversations(entries, keeping, Operations(), lambda *_: None)
+    orders = Orders(tier)
+    keeping = Keeping(entries, records, orders)
+    driver = LiveDriver(Fleet(FleetPolicy()), LocalPool(), [])
+    recalls = Recalls(driver, records, orders, Metrics().kv)
+    conversations = LiveConversations(entries, keeping, recalls, Operations(), lambda *_: None)
     store = Client(host=valkey.host, port=valkey.port, password=valkey.password)
     await store.flushall()
     await conversations.open()
