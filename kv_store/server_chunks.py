@@ -31,6 +31,7 @@ _LONGEST_POLL_S = 0.25
 _SLOWER = 1.25
 _LAST_LOOK_S = 1.0
 _UNLOCK_S = 1.0
+_STILL_LOOKS = 4
 _AT_ONCE = 16
 _TAG = "torpor"
 
@@ -180,10 +181,15 @@ class Chunks:
         return waiting.union(*(task.keys for task in tasks))
 
     async def _await_stores(self, keys: list[ObjectKey], until: float) -> None:
-        """Asks LMCache's books: to look into the durable tier would slow down what is awaited."""
-        pause_s = _POLL_S
-        while (left_s := until - time.monotonic()) > 0 and not self._underway().isdisjoint(keys):
-            await asyncio.sleep(min(pause_s, left_s))
+        """Asks LMCache's books: to look into the durable tier would slow down what is awaited.
+        Between waiting and handed over a key is for a moment in neither book, so only several
+        looks in a row are believed."""
+        pause_s, still = _POLL_S, 0
+        while (left_s := until - time.monotonic()) > 0:
+            still = still + 1 if self._underway().isdisjoint(keys) else 0
+            if still == _STILL_LOOKS:
+                return
+            await asyncio.sleep(min(_POLL_S if still else pause_s, left_s))
             pause_s = min(pause_s * _SLOWER, _LONGEST_POLL_S)
 
     def _order_store(self, keys: list[ObjectKey]) -> None:
