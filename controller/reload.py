@@ -36,6 +36,11 @@ _AS_WRITTEN = {
     "server.max_body_bytes": "server.max_body_mib",
     "memory.device_bytes": "memory.device_budget_gib",
     "memory.host_bytes": "memory.host_budget_gib",
+    "memory.follow.follows_devices": "memory.follow",
+    "memory.follow.follows_host": "memory.follow",
+    "memory.follow.headroom_fraction": "memory.headroom_fraction",
+    "memory.follow.stall_percent": "memory.stall_percent",
+    "memory.follow.calm_s": "memory.calm_s",
     "journal.max_bytes": "journal.max_mib",
     "kv.host_bytes": "kv.host_gib",
     "kv.durable": "kv.directory",
@@ -46,7 +51,7 @@ _AS_WRITTEN = {
     "logs_to_stderr": "log_dir",
 }
 """Keys of Settings that have another name in the file."""
-_FOLLOWS = "memory.kv_host_bytes"
+_OF_KV = ("memory.kv_host_bytes", "memory.follow.reserved_bytes")
 """From ``kv``, which says so itself."""
 
 Look = Callable[[], Awaitable[Settings | None]]
@@ -168,7 +173,7 @@ def needs_restart(running: Settings, written: Settings) -> Iterator[str]:
 
 
 def _differences(path: str, one: Any, other: Any) -> Iterator[str]:
-    if one == other or path == _FOLLOWS:
+    if one == other or path in _OF_KV:
         return
     if type(one) is not type(other) or not is_dataclass(one) or path == "kv.durable":
         yield path

@@ -239,7 +239,7 @@ async def test_a_stream_whose_engine_dies_frozen_ends_with_an_error(tmp_path: Pa
         await stream.begun.wait()
         other = asyncio.create_task(stand.ask("b", 40))
         await stand.until("a", state="frozen")
-        stand.pool.kill("a#0")
+        stand.pool.kill_engine("a#0")
         await reading
         assert "engine_failed" in stream.events[-1]
         assert (await other).status_code == 200
