@@ -40,7 +40,7 @@ from workers.local_pool import LocalPool
 pytestmark = [
     pytest.mark.asyncio(loop_scope="module"),
     pytest.mark.timeout(600),
-    pytest.mark.parametrize("durable", ["directory"], indirect=True, scope="module"),
+    pytest.mark.parametrize("place", ["directory"], indirect=True, scope="module"),
 ]
 
 CYCLES, ROUNDS, LANES = 1000, 5, 8
@@ -90,8 +90,7 @@ class Life:
         return len(found) + len([k async for k in self.store.scan_iter("torpor:kv:record*")])
 
     def files(self) -> int:
-        assert self.tier.settings.durable is not None
-        return len(chunks_of(self.tier.settings.durable, MODEL))
+        return len(chunks_of(self.tier.place, MODEL))
 
     async def where(self, said: list[int]) -> Placed:
         return await place(self.tier.server.client, KVOrder.WHERE, self.hand.prefix(said), 20.0)
