@@ -21,6 +21,7 @@ from tests.e2e.live_fleet import LiveFleet
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(400)]
 
 MIB = 1 << 20
+LARGE = {"footprint": {"awake_gib": 1.2}}
 
 
 def fake(name: str, **arguments: Any) -> dict[str, Any]:
@@ -35,7 +36,11 @@ def fleet() -> Iterator[LiveFleet]:
         "log_dir": "elsewhere",
         "memory": {"device_budget_gib": 2.0},
         "timeouts": {"wake_s": 2, "sleep_s": 2, "start_s": 30, "stop_s": 1},
-        "policy": {"restart_backoff_s": 0.1},
+        "policy": {
+            "restart_backoff_s": 0.1,
+            "minimum_awake_s": 0.1,
+            "maximum_wait_behind_s": 0.3,
+        },
         "defaults": {
             "footprint": {"awake_gib": 0.2},
             "idle": dict.fromkeys(
@@ -51,6 +56,8 @@ def fleet() -> Iterator[LiveFleet]:
             fake("dies-waking", faults={"wake": ["die"]}),
             fake("starves", faults={"wake": ["oom", "ok"]}),
             fake("stubborn", faults={"stop": ["hang"]}),
+            fake("large", device_bytes=1200 * MIB, token_delay_s=0.05) | LARGE,
+            fake("larger", device_bytes=1200 * MIB) | LARGE,
         ],
     }
     with TemporaryDirectory(prefix="t-") as directory:
@@ -112,6 +119,26 @@ async def test_a_controller_that_dies_at_work_loses_no_engine(fleet: LiveFleet) 
     assert any('"event": "restarting"' in line for line in fleet.told)
     assert (await ask(fleet, "plain")).status_code == 200
     assert fleet.engine("plain").pid == engine
+
+
+async def test_a_frozen_stream_goes_on_where_it_was(fleet: LiveFleet) -> None:
+    """Over Ray; there is room for one of the two."""
+    whole = (await ask(fleet, "large", max_tokens=100)).json()["choices"][0]["text"]
+    said: list[str] = []
+    body = {"model": "large", "prompt": "one two three", "max_tokens": 100, "stream": True}
+    async with (
+        httpx.AsyncClient(base_url=fleet.url, timeout=60) as client,
+        client.stream("POST", "/v1/completions", json=body) as answer,
+    ):
+        other: asyncio.Task[httpx.Response] | None = None
+        async for line in answer.aiter_lines():
+            if line.startswith("data: {"):
+                said.append(json.loads(line.removeprefix("data: "))["choices"][0]["text"])
+            other = other or asyncio.create_task(ask(fleet, "larger"))
+    assert other is not None
+    assert (await other).status_code == 200
+    assert "".join(said) == whole
+    assert any("frozen with 1 running" in line["what"] for line in fleet.client.why("large"))
 
 
 async def test_requests_go_on_while_the_file_is_read_again(fleet: LiveFleet) -> None:

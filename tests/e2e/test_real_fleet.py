@@ -10,7 +10,9 @@ import json
 import os
 import re
 import signal
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -253,6 +255,41 @@ def test_a_client_that_leaves_ends_its_generation(fleet: LiveFleet, client: open
     stream.close()
     # An order to sleep drains: it ends long before 1,500 tokens would have.
     assert fleet.client.sleep("smollm2", 1).seconds < 10
+
+
+def test_a_stream_is_frozen_for_another_model_and_goes_on_identical(
+    fleet: LiveFleet, client: openai.OpenAI
+) -> None:
+    """In float32, where KV that is computed again rounds as what was decoded."""
+    model, said = "smollm2-f32", list[str]()
+    fleet.client.sleep(model, 1)
+    body = {"model": model, "messages": COUNT, "temperature": 0, "ignore_eos": True}
+    more = {**body, "max_tokens": 1500, "stream": True}
+    with (
+        ThreadPoolExecutor(1) as pool,
+        httpx.stream("POST", f"{fleet.url}/v1/chat/completions", json=more, timeout=180) as stream,
+    ):
+        pieces = content_of(stream.iter_lines())
+        said += islice(pieces, 4)
+        other = pool.submit(ask, client, "smollm2")
+        while not other.done():
+            said.append(next(pieces))
+        assert "Paris" in other.result()
+        suspended = len("".join(said))
+        said += islice(pieces, 24)
+    url, length = f"{fleet.url}/v1/chat/completions", {"max_tokens": len(said)}
+    answer = httpx.post(url, json={**body, **length}, timeout=180).json()
+    undisturbed, got = answer["choices"][0]["message"]["content"], "".join(said)
+    assert len(undisturbed) > suspended
+    assert got[: len(undisturbed)] == undisturbed[: len(got)]
+    assert f'torpor_freezes_total{{model="{model}"}}' in httpx.get(f"{fleet.url}/metrics").text
+
+
+def content_of(lines: Iterator[str]) -> Iterator[str]:
+    for line in lines:
+        if line.startswith("data: {"):
+            (choice,) = json.loads(line.removeprefix("data: "))["choices"]
+            yield choice["delta"].get("content") or ""
 
 
 BAD: list[tuple[Any, int]] = [

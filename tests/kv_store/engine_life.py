@@ -81,6 +81,30 @@ class Life:
         woke = await self._engine.wake()
         return {"slept_s": slept.phases_s, "woke_s": woke.phases_s}
 
+    async def freeze(self, prompt: list[int], request: str, rest: str) -> dict[str, Any]:
+        """An answer is frozen in its middle; what it is, and what was found when it went on."""
+        body = {
+            "model": self._spec.model,
+            "prompt": prompt,
+            "cache_salt": "s",
+            "max_tokens": 24,
+            "temperature": 0,
+            "ignore_eos": True,
+            "stream": True,
+        }
+        said = []
+        headers = {"X-Request-Id": request}
+        async with self._http.stream("POST", "/v1/completions", json=body, headers=headers) as got:
+            async for line in got.aiter_lines():
+                if line.startswith("data: {"):
+                    said.append(json.loads(line.removeprefix("data: "))["choices"][0]["text"])
+                if len(said) == 8:
+                    await self._engine.sleep(Rest(rest), keep=True)
+                    await self._engine.wake()
+                    said.append("")
+        found = self._engine._seat.reports.found(f"cmpl-{request}")
+        return {"text": "".join(said), "tier": found.tier_tokens, "engine": found.engine_tokens}
+
     async def stop(self) -> dict[str, Any]:
         await self._engine.stop()
         return {}

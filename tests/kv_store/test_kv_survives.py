@@ -83,6 +83,7 @@ async def test_kv_survives_sleep_the_server_and_the_engine(
         everything = (await first_engine.order("tokenize", text=text))["tokens"]
         prompt = everything[:PROMPT_TOKENS]
         before = await asleep_and_awake(first_engine, prompt)
+        await what_was_frozen_is_not_recomputed(first_engine, prompt, before["text"])
         turn = await the_answer_is_stored_too(first_engine, everything[-300:])
         await sleep_spares_other_models(first_engine, tier, prompt)
         await the_server_dies_under_it(first_engine, tier, everything[500:900], prompt[:300])
@@ -116,6 +117,13 @@ async def asleep_and_awake(asked: Engine, prompt: list[int]) -> dict[str, Any]:
         assert again["header"] == "hit=1792 of 1834 tier=host"
         assert again["text"] == warm["text"]
     return warm
+
+
+async def what_was_frozen_is_not_recomputed(asked: Engine, prompt: list[int], text: str) -> None:
+    for rest in ("level_1", "level_2"):
+        thawed = await asked.order("freeze", prompt=prompt, request=f"frozen-{rest}", rest=rest)
+        assert (thawed["engine"], thawed["tier"]) == (0, HIT_TOKENS)
+        assert thawed["text"][: len(text) // 4] == text[: len(text) // 4]
 
 
 async def the_answer_is_stored_too(asked: Engine, prompt: list[int]) -> list[int]:

@@ -73,6 +73,72 @@ async def through_the_rungs(engine: Any, started: Started, spec: EngineSpec) -> 
     }
 
 
+class Stream:
+    """A long greedy answer as its client reads it."""
+
+    def __init__(self, started: Started, model: str, request: str) -> None:
+        import httpx
+
+        base = f"http://{started.endpoint.host}:{started.endpoint.port}"
+        headers = {"Authorization": f"Bearer {KEY}", "X-Request-Id": request}
+        self._http = httpx.AsyncClient(base_url=base, headers=headers, timeout=120)
+        self._model = model
+        self.pieces: list[str] = []
+        self._news = asyncio.Event()
+        self.reading = asyncio.create_task(self._read())
+
+    async def _read(self) -> str:
+        body = {
+            "model": self._model,
+            "prompt": "A short history of the city of Paris:",
+            "max_tokens": 40,
+            "temperature": 0,
+            "ignore_eos": True,
+            "stream": True,
+        }
+        async with self._http, self._http.stream("POST", "/v1/completions", json=body) as answer:
+            async for line in answer.aiter_lines():
+                if line.startswith("data: {"):
+                    self.pieces.append(json.loads(line[6:])["choices"][0]["text"])
+                    self._news.set()
+        return "".join(self.pieces)
+
+    async def has_said(self, pieces: int) -> None:
+        async with asyncio.timeout(120):
+            while len(self.pieces) < pieces:
+                self._news.clear()
+                await self._news.wait()
+
+
+async def frozen(
+    engine: Any, started: Started, spec: EngineSpec, rests: tuple[Rest, ...], harm: bool = False
+) -> dict[str, Any]:
+    """Two streams are frozen, the client of one leaves; ``harm``: the weights are damaged."""
+    one, other = (Stream(started, spec.model, f"frozen-{name}") for name in "ab")
+    await one.has_said(8)
+    await other.has_said(8)
+    for rest in rests:
+        await engine.sleep(rest, keep=True)
+    await asyncio.sleep(0.1)
+    said = len(one.pieces)
+    if harm:
+        worker_of(engine).model_runner.get_model().model.norm.weight.data.mul_(-1)
+    other.reading.cancel()
+    await asyncio.sleep(0.3)
+    is_silent = len(one.pieces) == said
+    woke = told(await engine.wake())
+    text = await one.reading
+    left = engine._llm.output_processor.get_num_unfinished_requests()
+    return {"said": said, "silent": is_silent, "text": text, "left": left, "wake": woke}
+
+
+async def freezes(engine: Any, started: Started, spec: EngineSpec) -> dict[str, Any]:
+    undisturbed = await Stream(started, spec.model, "undisturbed").reading
+    lives = [await frozen(engine, started, spec, rests) for rests in STORY[:3]]
+    harmed = await frozen(engine, started, spec, (Rest.LEVEL_1,), harm=True)
+    return {"undisturbed": undisturbed, "lives": lives, "harmed": harmed}
+
+
 def worker_of(engine: Any) -> Any:
     return engine._launched._core._core.model_executor.driver_worker.worker
 
@@ -142,14 +208,16 @@ async def changed_on_disk(engine: Any, directory: Path) -> dict[str, Any]:
     }
 
 
-async def live(spec: EngineSpec, canary_path: Path, *, damage: bool) -> dict[str, Any]:
+async def live(spec: EngineSpec, canary_path: Path, more: str) -> dict[str, Any]:
     from workers.vllm_engine import VllmEngine
 
     engine = VllmEngine(spec, key=KEY, canary_path=canary_path, device="cpu")
     started = await engine.start()
     try:
         life = await through_the_rungs(engine, started, spec)
-        if damage:
+        if more == "freeze":
+            life["frozen"] = await freezes(engine, started, spec)
+        if more == "damage":
             life["damaged"] = await damaged_in_memory(engine)
             life["changed"] = await changed_on_disk(engine, Path(spec.path))
     finally:
@@ -158,10 +226,10 @@ async def live(spec: EngineSpec, canary_path: Path, *, damage: bool) -> dict[str
 
 
 def main() -> None:
-    told_spec, canary_path, damage = sys.argv[1:]
+    told_spec, canary_path, more = sys.argv[1:]
     spec = EngineSpec(**json.loads(told_spec))
     os.environ.update(engine_env(spec, device="cpu"))
-    life = asyncio.run(live(spec, Path(canary_path), damage=damage == "damage"))
+    life = asyncio.run(live(spec, Path(canary_path), more))
     print(json.dumps(life | {"canary": json.loads(Path(canary_path).read_text())}))
 
 

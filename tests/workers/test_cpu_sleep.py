@@ -25,8 +25,8 @@ def models() -> dict[str, Path]:
     return demo_models.prepare(Path(os.environ.get("TORPOR_MODELS", ROOT / ".torpor/models")))
 
 
-def live(tmp_path: Path, spec: dict[str, Any], *, damage: bool = False) -> dict[str, Any]:
-    words = [json.dumps(spec), str(tmp_path / "canary.json"), "damage" if damage else "-"]
+def live(tmp_path: Path, spec: dict[str, Any], more: str = "-") -> dict[str, Any]:
+    words = [json.dumps(spec), str(tmp_path / "canary.json"), more]
     env = os.environ | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run(
         [sys.executable, str(STORY), *words], capture_output=True, text=True, env=env, cwd=ROOT
@@ -50,7 +50,7 @@ def test_a_chat_model_sleeps_wakes_and_knows_wrong_weights(
     copy.mkdir()
     for file in models[demo_models.CHAT].iterdir():
         (copy / file.name).write_bytes(file.read_bytes())
-    life = live(tmp_path, {"model": "chat", "path": str(copy)}, damage=True)
+    life = live(tmp_path, {"model": "chat", "path": str(copy)}, "damage")
 
     assert "Paris" in life["first"][1][0]["message"]["content"]
     assert all(wake["same"] for wake in life["wakes"])
@@ -78,11 +78,19 @@ def test_a_float32_model_frees_everything_and_answers_alike(
     models: dict[str, Path], tmp_path: Path
 ) -> None:
     path = str(models[demo_models.CHAT_FLOAT32])
-    life = live(tmp_path, {"model": "f32", "path": path, "engine_args": {"dtype": "float32"}})
+    spec = {"model": "f32", "path": path, "engine_args": {"dtype": "float32"}}
+    life = live(tmp_path, spec, "freeze")
 
     assert life["canary"]["dtype"] == "float32"
     assert all(wake["same"] for wake in life["wakes"])
     assert freed_share(life["wakes"][2]["sleeps"][0]) >= 0.9
+
+    frozen = life["frozen"]
+    lives = [*frozen["lives"], frozen["harmed"]]
+    assert [one["text"] for one in lives] == [frozen["undisturbed"]] * len(lives)
+    assert all(one["silent"] and 8 <= one["said"] < 40 for one in lives)
+    assert [one["left"] for one in lives] == [0] * len(lives), "the request of a client that left"
+    assert "weights" in frozen["harmed"]["wake"]["phases_s"], "nothing was decoded before that"
 
 
 def test_an_embedding_model_sleeps_to_level_2(models: dict[str, Path], tmp_path: Path) -> None:
