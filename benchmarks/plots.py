@@ -24,10 +24,11 @@ _STATES = {
     "kv_released": "#8fd3b6",
     "level_1": "#5b8def",
     "level_2": "#b4a2d8",
+    "stopping": "#888888",
     "stopped": "#e6e6e6",
     "failed": "#d64545",
 }
-_OTHER = "#888888"
+_OTHER = "#555555"
 _WIDTH_IN = 9.0
 _WIDE = 300.0
 
@@ -70,11 +71,12 @@ def distribution(name: str, measures: Sequence[Measure]) -> Figure:
         axes.plot(medians, rows, "s", color="#5b8def", markersize=9)
     else:
         axes.barh(rows, medians, color="#5b8def", height=0.6)
-        axes.set_xlim(left=min(0.0, *(s.low for s in said)))
     for row, s in zip(rows, said, strict=True):
         if s.count > 1:
             axes.plot([s.low, s.p95], [row, row], color="#1d3557", linewidth=1.2)
             axes.plot([s.p99], [row], "o", color="#d64545", markersize=4)
+    if mark == "bar":  # last, since an axis with a limit set no longer widens for what is drawn
+        axes.set_xlim(left=min(0.0, *(s.low for s in said)))
     axes.set_yticks(rows, [_own(measure, shared) or name for measure in measures], fontsize=8)
     axes.set_ylim(len(measures) - 0.4, -0.6)
     axes.set_xlabel(f"{unit} ({mark}: median; line: least to p95; dot: p99)", fontsize=8)

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from benchmarks.cli import bench
 from benchmarks.compare import compare, differences
 from benchmarks.gate import Gate, breaches
-from benchmarks.plots import save_all
+from benchmarks.plots import distribution, save_all
 from benchmarks.report import page
 from benchmarks.result import Measure, Result, ResultError, Span, read
 from benchmarks.running import BenchError, Run, measuring
@@ -196,6 +196,13 @@ def test_pictures_are_written(tmp_path: Path) -> None:
     paths = save_all(result_of(wake(0.3, 0.4), wake(0.5, 0.6, level="level_2")), tmp_path)
     assert [path.name for path in paths] == ["wake.png", "residency_all.png"]
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in paths)
+
+
+def test_a_picture_is_as_wide_as_its_slowest_value() -> None:
+    (axes,) = distribution("wake", [wake(0.3, 9.0), wake(0.5, 0.6, level="level_2")]).axes
+    left, right = axes.get_xlim()
+    assert left == 0
+    assert right > 8.9
 
 
 @pytest.mark.parametrize(
