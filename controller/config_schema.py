@@ -83,6 +83,7 @@ SizeOrNever = Annotated[
 ]
 Share = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
+DestinationName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,31}$")]
 RestName = Literal["kv_released", "level_1", "level_2", "stopped"]
 DeviceKind = Literal["auto", "cpu", "cuda"]
 
@@ -274,18 +275,15 @@ class RaySection(Section):
     """Small, since no tokens travel through Ray. Ray's own minimum is 75 MB."""
 
 
-class KVSection(Section):
-    """Keep KV across sleep: one server a node, a host tier, a durable tier."""
+class DurableSection(Section):
+    """One durable tier: a directory, Redis, or S3."""
 
-    host_gib: Size = 1.0
-    """Shared memory of each node's host tier; taken off the node's budget."""
     directory: str | None = None
-    """The durable tier, without Redis; relative to this file; none: ``kv`` in the state
-    directory."""
+    """Relative to this file."""
     directory_limit_gib: Size = 10.0
     redis: str | None = None
-    """``redis://[user@]host[:port]`` (Valkey too), or ``rediss://`` with TLS; none:
-    ``$TORPOR_REDIS_URL``. The password is ``$TORPOR_REDIS_PASSWORD``."""
+    """``redis://[user@]host[:port]`` (Valkey too), or ``rediss://`` with TLS. The password is
+    ``$TORPOR_REDIS_PASSWORD``, of a destination ``$TORPOR_REDIS_PASSWORD_NAME``."""
     redis_ca: str | None = None
     """A certificate authority of your own, for ``rediss://``."""
     s3: str | None = None
@@ -296,6 +294,20 @@ class KVSection(Section):
     """``http[s]://host[:port]`` of a store of your own; none: Amazon's."""
     s3_ca: str | None = None
     """A certificate authority of your own, for ``s3_endpoint``."""
+    prefix: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.:/-]{0,64}$")] = ""
+    """Of the names of all chunks in Redis or S3."""
+
+
+class KVSection(DurableSection):
+    """Keep KV across sleep: one server a node, a host tier, a durable tier. Without ``redis``,
+    ``$TORPOR_REDIS_URL`` or ``s3`` that is ``directory``, or ``kv`` in the state directory."""
+
+    host_gib: Size = 1.0
+    """Shared memory of each node's host tier; taken off the node's budget."""
+    destinations: dict[DestinationName, DurableSection] = {}
+    """Other durable tiers, by name, for the tenants that are sent there."""
+    tenants: dict[str, DestinationName] = {}
+    """The destination of a tenant's KV, instead of the one above."""
     encryption: Literal["none", "aes_gcm"] = "none"
     """Of what lies in the durable tier, with a key for each tenant."""
     encryption_key_file: str | None = None

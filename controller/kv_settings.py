@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from urllib.parse import SplitResult, urlsplit
 
-from controller.config_errors import ConfigError, Problem
 from controller.config_schema import KVSection
+from controller.durable_settings import durable_of, wrong
 from controller.footprints import GIB
 from controller.server_settings import under
 from kv_store.keys import Isolation
-from kv_store.settings import S3, Directory, Durable, Redis, TierSettings
+from kv_store.settings import S3, Directory, Durable, Redis, TierSettings, named
 
 _URL, _PASSWORD, _KEY = "TORPOR_REDIS_URL", "TORPOR_REDIS_PASSWORD", "TORPOR_KV_KEY"
 _AMAZONS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
-_PORT = 6379
 _KEY_BYTES = 32
 
 
@@ -31,6 +29,9 @@ class KVSettings:
     is_encrypted: bool
     key_file: Path | None
     """None: the key is in the environment."""
+    destinations: Mapping[str, Durable] = field(default_factory=dict)
+    tenants: Mapping[str, str] = field(default_factory=dict)
+    """The destination of those whose KV does not go to ``durable``."""
 
     @classmethod
     def of(
@@ -38,9 +39,12 @@ class KVSettings:
     ) -> KVSettings:
         """Raises ConfigError."""
         key_file = section.encryption_key_file
+        own = _own(section, base, state_dir, environ)
         read = cls(
             host_bytes=int(section.host_gib * GIB),
-            durable=_durable(section, base, state_dir, environ),
+            durable=own,
+            destinations=_destinations(section, base, own),
+            tenants=_tenants(section),
             isolation=Isolation(section.isolation),
             chunk_tokens=section.chunk_tokens,
             is_encrypted=section.encryption == "aes_gcm",
@@ -51,8 +55,17 @@ class KVSettings:
 
     def tier(self, environ: Mapping[str, str]) -> TierSettings:
         """For a pool, which gives each node's server its name. Raises ConfigError."""
-        durable, key = _with_secrets(self.durable, environ), self._key(environ)
-        return TierSettings("unnamed", self.host_bytes, durable, self.chunk_tokens, key=key)
+        return TierSettings(
+            "unnamed",
+            self.host_bytes,
+            _with_secrets(self.durable, environ),
+            self.chunk_tokens,
+            key=self._key(environ),
+            destinations={
+                name: _with_secrets(durable, environ, name)
+                for name, durable in self.destinations.items()
+            },
+        )
 
     def _key(self, environ: Mapping[str, str]) -> bytes:
         if not self.is_encrypted:
@@ -62,78 +75,60 @@ class KVSettings:
             told = environ.get(_KEY, "") if self.key_file is None else self.key_file.read_text()
             key = bytes.fromhex(told)
         except (OSError, UnicodeDecodeError) as error:
-            raise _wrong("encryption_key_file", f"{name}: {error}") from None
+            raise wrong("kv.encryption_key_file", f"{name}: {error}") from None
         except ValueError:
             key = b""
         if len(key) != _KEY_BYTES:
             reason = f"{name} must hold {2 * _KEY_BYTES} hexadecimal digits: openssl rand -hex 32"
-            raise _wrong("encryption", reason)
+            raise wrong("kv.encryption", reason)
         return key
 
 
-def password_of(environ: Mapping[str, str]) -> str:
-    return environ.get(_PASSWORD, "")
+def password_of(environ: Mapping[str, str], destination: str = "") -> str:
+    return environ.get(named(_PASSWORD, destination), "")
 
 
-def _durable(
-    section: KVSection, base: Path, state_dir: Path, environ: Mapping[str, str]
-) -> Durable:
-    if section.s3 and section.redis:
-        raise _wrong("s3", "there is one durable tier: name s3 or redis")
-    if section.s3:
-        return _s3(section, base)
-    if url := section.redis or environ.get(_URL):
-        return _redis(url, under(base, section.redis_ca) if section.redis_ca else None)
-    path = under(base, section.directory) if section.directory else state_dir / "kv"
-    return Directory(path, int(section.directory_limit_gib * GIB))
+def _own(section: KVSection, base: Path, state_dir: Path, environ: Mapping[str, str]) -> Durable:
+    """The fleet's own: all KV goes there that is sent nowhere else."""
+    if section.s3 or section.redis:
+        return durable_of(section, base, "kv")
+    if url := environ.get(_URL):
+        return durable_of(section.model_copy(update={"redis": url}), base, "kv")
+    directory = section.directory or str(state_dir / "kv")
+    return durable_of(section.model_copy(update={"directory": directory}), base, "kv")
 
 
-def _with_secrets(durable: Durable, environ: Mapping[str, str]) -> Durable:
+def _destinations(section: KVSection, base: Path, own: Durable) -> dict[str, Durable]:
+    found, taken = dict[str, Durable](), [own]
+    for name, described in section.destinations.items():
+        where = f"kv.destinations.{name}"
+        found[name] = durable = durable_of(described, base, where)
+        if any(_is_same(durable, other) for other in taken):
+            raise wrong(where, "is where other KV goes: name another place, or a prefix")
+        taken.append(durable)
+    return found
+
+
+def _is_same(one: Durable, other: Durable) -> bool:
+    """Files count against the bound of the directory in which they lie, whosever they are."""
+    if isinstance(one, Directory) and isinstance(other, Directory):
+        return one.path == other.path
+    return one == other
+
+
+def _tenants(section: KVSection) -> dict[str, str]:
+    for tenant, destination in section.tenants.items():
+        if destination not in section.destinations:
+            raise wrong(f"kv.tenants.{tenant}", f"there is no destination {destination!r}")
+    return dict(section.tenants)
+
+
+def _with_secrets(durable: Durable, environ: Mapping[str, str], destination: str = "") -> Durable:
     match durable:
         case Redis():
-            return durable.with_password(password_of(environ))
+            return durable.with_password(password_of(environ, destination))
         case S3():
             told = {name: environ[name] for name in _AMAZONS if environ.get(name)}
             return replace(durable, credentials=told)
         case Directory():
             return durable
-
-
-def _redis(url: str, ca: Path | None) -> Redis:
-    parts, port = _split("redis", url)
-    if parts.scheme not in ("redis", "rediss") or not parts.hostname:
-        raise _wrong("redis", "must be redis://[user@]host[:port] or rediss://…")
-    if parts.password:
-        raise _wrong("redis", f"must not hold the password: put it in {_PASSWORD}")
-    if parts.path.strip("/") not in ("", "0") or parts.query:
-        raise _wrong("redis", "must end with the port, or /0: there is one database")
-    user, tls = parts.username or "", parts.scheme == "rediss"
-    return Redis(parts.hostname, port or _PORT, user, tls=tls, ca=ca)
-
-
-def _s3(section: KVSection, base: Path) -> S3:
-    bucket, _ = _split("s3", section.s3 or "")
-    if bucket.scheme != "s3" or not bucket.netloc or bucket.path.strip("/") or bucket.query:
-        raise _wrong("s3", "must be s3://BUCKET")
-    if set(bucket.netloc) & set("@:"):
-        raise _wrong("s3", "must be s3://BUCKET: credentials are in the environment")
-    if endpoint := section.s3_endpoint:
-        there, _ = _split("s3_endpoint", endpoint)
-        if there.scheme not in ("http", "https") or not there.hostname or "@" in there.netloc:
-            raise _wrong("s3_endpoint", "must be http[s]://host[:port]")
-        if there.path.strip("/") or there.query:
-            raise _wrong("s3_endpoint", "must end with the port")
-    ca = under(base, section.s3_ca) if section.s3_ca else None
-    return S3(bucket.netloc, section.s3_region, endpoint, ca)
-
-
-def _split(key: str, url: str) -> tuple[SplitResult, int | None]:
-    try:
-        parts = urlsplit(url)
-        return parts, parts.port
-    except ValueError as error:
-        raise _wrong(key, str(error)) from error
-
-
-def _wrong(key: str, reason: str) -> ConfigError:
-    return ConfigError([Problem(f"kv.{key}", reason)])

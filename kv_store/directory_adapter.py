@@ -41,16 +41,16 @@ _TRIES = 3
 
 
 class DirectoryConfig(L2AdapterConfigBase):  # type: ignore[misc]
-    def __init__(self, path: Path, limit_bytes: int | None) -> None:
-        self.path, self.limit_bytes = path, limit_bytes
+    def __init__(self, path: Path, limit_bytes: int | None, destination: str = "") -> None:
+        self.path, self.limit_bytes, self.destination = path, limit_bytes, destination
 
     @classmethod
     def from_dict(cls, d: dict[str, Any]) -> DirectoryConfig:
-        return cls(Path(d["path"]), d.get("limit_bytes"))
+        return cls(Path(d["path"]), d.get("limit_bytes"), d["destination"])
 
     @classmethod
     def help(cls) -> str:
-        return "path, limit_bytes"
+        return "path, limit_bytes, destination"
 
 
 class DirectoryAdapter(DurableAdapter):
@@ -62,7 +62,7 @@ class DirectoryAdapter(DurableAdapter):
         self._directory = str(config.path)
         self._bound = DirectoryBound(config.path, config.limit_bytes)
         self._drafts, self._author = count(), uuid.uuid4().hex[:8]
-        super().__init__(seal, _HANDS)
+        super().__init__(seal, _HANDS, config.destination)
 
     def report_status(self) -> dict[str, Any]:
         return super().report_status() | self._bound.report()

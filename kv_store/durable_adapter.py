@@ -30,6 +30,7 @@ from lmcache.v1.distributed.l2_adapters.base import L2AdapterInterface
 from lmcache.v1.memory_management import MemoryObj
 from lmcache.v1.platform import create_event_notifier
 
+from kv_store.keys import destination_of
 from kv_store.seals import Seal, Sealed
 
 _log = logging.getLogger(__name__)
@@ -64,9 +65,10 @@ class DurableAdapter(L2AdapterInterface):  # type: ignore[misc]
     refused: ClassVar[tuple[type[Exception], ...]] = ()
     """What says no; the next may be answered otherwise."""
 
-    def __init__(self, seal: Seal, hands: int) -> None:
+    def __init__(self, seal: Seal, hands: int, destination: str = "") -> None:
         super().__init__()
         self._seal = seal
+        self._destination = destination
         self._storing, self._reading = _Lane("store", hands), _Lane("read", hands)
         self._lock = threading.Lock()
         self._tasks = 0
@@ -126,7 +128,7 @@ class DurableAdapter(L2AdapterInterface):  # type: ignore[misc]
     def submit_lookup_and_lock_task(
         self, keys: list[ObjectKey], group_layout_descs: dict[int, MemoryLayoutDesc]
     ) -> int:
-        work, none = (lambda: _bitmap(self._find(keys))), Bitmap(len(keys))
+        work, none = (lambda: self._look(keys)), Bitmap(len(keys))
         return self._submit(self._reading, work, none, self._looked, self._lookup_event)
 
     def query_lookup_and_lock_result(self, task_id: int) -> Bitmap | None:
@@ -147,7 +149,8 @@ class DurableAdapter(L2AdapterInterface):  # type: ignore[misc]
 
     def delete(self, keys: list[ObjectKey]) -> None:
         none: list[int] = []
-        sizes = self._reaching(lambda: self._drop(keys), none)
+        keys = [keys[index] for index in self._ours(keys)]
+        sizes = self._reaching(lambda: self._drop(keys), none) if keys else none
         gone = [(key, size) for key, size in zip(keys, sizes, strict=False) if size > 0]
         if gone:
             self._notify_keys_deleted(*map(list, zip(*gone, strict=True)))
@@ -196,6 +199,20 @@ class DurableAdapter(L2AdapterInterface):  # type: ignore[misc]
         except self.refused as error:
             _log.warning("the store refuses: %s", error)
         return failed
+
+    def _ours(self, keys: Sequence[ObjectKey]) -> list[int]:
+        """Which of them go to this destination: all adapters are asked for all of them."""
+        return [
+            index
+            for index, key in enumerate(keys)
+            if destination_of(key.cache_salt) == self._destination
+        ]
+
+    def _look(self, keys: Sequence[ObjectKey]) -> Bitmap:
+        ours = self._ours(keys)
+        found = self._find([keys[index] for index in ours]) if ours else []
+        there = {index for index, is_there in zip(ours, found, strict=True) if is_there}
+        return _bitmap([index in there for index in range(len(keys))])
 
     def _is_paused(self) -> bool:
         return time.monotonic() < self._paused_until

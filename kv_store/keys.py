@@ -12,6 +12,9 @@ change that touches none of the blocks; a checkpoint that was trained, quantized
 converted differs nearly everywhere, so each tensor is sampled at its beginning, middle and end.
 ``is_whole`` hashes everything, for who edits single weights by hand. Modification times are left
 out: the same weights on another node must give the same salt.
+
+Behind the digest the salt may tell a *destination*: which of several durable tiers KV goes to. The
+node's server reads it there, since a chunk's key is all that it is told.
 """
 
 from __future__ import annotations
@@ -37,6 +40,7 @@ _SAMPLES = 3
 _READ_BYTES = 8 * 1024 * 1024
 _LARGEST_HEADER_BYTES = 100 * 1024 * 1024
 _WEIGHTS = ("*.safetensors", "*.bin", "*.pt", "*.pth", "*.gguf")
+_TO = "~"
 _DESCRIPTIONS = ("config.json", "quantize_config.json", "hf_quant_config.json")
 _LENGTH = struct.Struct("<Q")
 
@@ -76,9 +80,16 @@ class KVIdentity:
 
 
 @lru_cache(maxsize=4096)
-def salt_of(identity: str, domain: str) -> str:
-    """64 hexadecimal digits, of an identity's digest and a domain."""
-    return blake3(json.dumps([identity, domain]).encode()).hexdigest()
+def salt_of(identity: str, domain: str, destination: str = "") -> str:
+    """64 hexadecimal digits, of an identity's digest and a domain; then the destination, if it is
+    not the fleet's own."""
+    digest = blake3(json.dumps([identity, domain]).encode()).hexdigest()
+    return f"{digest}{_TO}{destination}" if destination else digest
+
+
+def destination_of(salt: str) -> str:
+    """Empty: the fleet's own."""
+    return salt.partition(_TO)[2]
 
 
 def domain_of(isolation: Isolation, *, tenant: str, conversation: str = "") -> str:

@@ -118,6 +118,8 @@ class Looked:
     wanted_tokens: int
     host_tokens: int
     durable_tokens: int
+    destination: str = ""
+    """Whose durable tier that is; empty: the fleet's own."""
 
 
 class LMCacheClient:

@@ -22,7 +22,7 @@ from pathlib import Path
 
 from kv_store.lmcache_client import LMCacheClient, TierUnavailable
 from kv_store.server_command import command, environment, segment_path
-from kv_store.settings import S3, Durable, KVAttachment, Redis, TierSettings
+from kv_store.settings import S3, Directory, Durable, KVAttachment, Redis, TierSettings
 
 _log = logging.getLogger(__name__)
 _ROOT = Path(__file__).parents[1]
@@ -76,7 +76,7 @@ class LMCacheServer:
             self._settings.host,
             self._port,
             http_port=self._http_port,
-            durable=_called(self._settings.durable),
+            durable={name: _called(each) for name, each in self._settings.durables.items()},
             chunk_tokens=self._settings.chunk_tokens,
         )
 
@@ -198,13 +198,13 @@ class LMCacheServer:
         return "its log cannot be read"
 
 
-def _called(durable: Durable | None) -> str:
+def _called(durable: Durable) -> str:
     match durable:
         case Redis():
             return "redis"
         case S3():
             return "s3"
-        case _:
+        case Directory():
             return "disk"
 
 

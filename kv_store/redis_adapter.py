@@ -29,6 +29,7 @@ from redis.exceptions import TimeoutError as Unanswered
 from kv_store.durable_adapter import DurableAdapter, ToRead, ToWrite
 from kv_store.seals import Seal
 from kv_store.server_command import PASSWORD, REDIS, USERNAME
+from kv_store.settings import named
 
 NAMESPACE = "torpor:kv:chunk:"
 _LIMIT_S = 5.0
@@ -36,17 +37,28 @@ _HEAD = "#head"
 
 
 class RedisConfig(L2AdapterConfigBase):  # type: ignore[misc]
-    def __init__(self, host: str, port: int, connections: int, tls: bool, ca: str | None) -> None:
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        connections: int,
+        tls: bool,
+        ca: str | None,
+        prefix: str = "",
+        destination: str = "",
+    ) -> None:
         self.host, self.port, self.connections = host, port, connections
         self.tls, self.ca = tls, ca
+        self.prefix, self.destination = prefix, destination
 
     @classmethod
     def from_dict(cls, d: dict[str, Any]) -> RedisConfig:
-        return cls(d["host"], d["port"], d["connections"], d["tls"], d.get("ca"))
+        where = (d["host"], d["port"], d["connections"], d["tls"], d.get("ca"))
+        return cls(*where, d["prefix"], d["destination"])
 
     @classmethod
     def help(cls) -> str:
-        return "host, port, connections, tls, ca; secrets by environment"
+        return "host, port, connections, tls, ca, prefix, destination; secrets by environment"
 
     def pool(self) -> ConnectionPool:
         tls: dict[str, Any] = {}
@@ -55,8 +67,8 @@ class RedisConfig(L2AdapterConfigBase):  # type: ignore[misc]
         return ConnectionPool(
             host=self.host,
             port=self.port,
-            username=os.environ.get(USERNAME) or None,
-            password=os.environ.get(PASSWORD) or None,
+            username=os.environ.get(named(USERNAME, self.destination)) or None,
+            password=os.environ.get(named(PASSWORD, self.destination)) or None,
             socket_timeout=_LIMIT_S,
             socket_connect_timeout=_LIMIT_S,
             **tls,
@@ -71,7 +83,8 @@ class RedisAdapter(DurableAdapter):
 
     def __init__(self, config: RedisConfig, seal: Seal) -> None:
         self._redis = Redis(connection_pool=config.pool())
-        super().__init__(seal, config.connections)
+        self._namespace = f"{config.prefix}{NAMESPACE}"
+        super().__init__(seal, config.connections, config.destination)
 
     def _write(self, some: ToWrite) -> list[bool]:
         with self._redis.pipeline(transaction=False) as pipe:
@@ -108,7 +121,7 @@ class RedisAdapter(DurableAdapter):
 
     def _name(self, key: ObjectKey) -> str:
         place = f"{key.kv_rank:08x}@{key.object_group_id:x}@{key.chunk_hash.hex()}"
-        return f"{NAMESPACE}{key.model_name}@{place}@{key.cache_salt}@{self._seal.name}"
+        return f"{self._namespace}{key.model_name}@{place}@{key.cache_salt}@{self._seal.name}"
 
 
 def register(seal: Seal) -> None:

@@ -56,16 +56,26 @@ class NoAnswer(Exception):
 
 
 class S3Config(L2AdapterConfigBase):  # type: ignore[misc]
-    def __init__(self, bucket: str, region: str, endpoint: str | None, ca: str | None) -> None:
+    def __init__(
+        self,
+        bucket: str,
+        region: str,
+        endpoint: str | None,
+        ca: str | None,
+        prefix: str = "",
+        destination: str = "",
+    ) -> None:
         self.bucket, self.region, self.endpoint, self.ca = bucket, region, endpoint, ca
+        self.prefix, self.destination = prefix, destination
 
     @classmethod
     def from_dict(cls, d: dict[str, Any]) -> S3Config:
-        return cls(d["bucket"], d["region"], d.get("endpoint"), d.get("ca"))
+        where = (d["bucket"], d["region"], d.get("endpoint"), d.get("ca"))
+        return cls(*where, d["prefix"], d["destination"])
 
     @classmethod
     def help(cls) -> str:
-        return "bucket, region, endpoint, ca; secrets by environment"
+        return "bucket, region, endpoint, ca, prefix, destination; secrets by environment"
 
     @property
     def is_tls(self) -> bool:
@@ -147,7 +157,7 @@ class S3Adapter(DurableAdapter):
             tls_mode=S3RequestTlsMode.ENABLED if config.is_tls else S3RequestTlsMode.DISABLED,
             tls_connection_options=_trusting(config.ca) if config.is_tls else None,
         )
-        super().__init__(seal, _HANDS)
+        super().__init__(seal, _HANDS, config.destination)
 
     def _write(self, some: ToWrite) -> list[bool]:
         begun = [self._put(key, b"".join(sealed)) for key, sealed in some]
@@ -217,7 +227,7 @@ class S3Adapter(DurableAdapter):
         body: BytesIO | None = None,
     ) -> HttpRequest:
         headers = HttpHeaders([("Host", self._config.host), *(told or {}).items()])
-        name = f"{_NAMESPACE}/{self._group(key)}@{key.chunk_hash.hex()}"
+        name = f"{self._config.prefix}{_NAMESPACE}/{self._group(key)}@{key.chunk_hash.hex()}"
         return HttpRequest(method, self._config.path + quote(name), headers, body)
 
 

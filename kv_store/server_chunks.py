@@ -24,6 +24,7 @@ from lmcache.v1.distributed.error import L1Error
 from lmcache.v1.multiprocess.cache_control.key_resolver import resolve_object_keys
 from lmcache.v1.multiprocess.engine_context import MPCacheServerContext
 
+from kv_store.keys import destination_of
 from kv_store.lmcache_client import Deleted, Exported, Placed, Prefix, Verified
 
 _POLL_S = 0.005
@@ -166,6 +167,15 @@ class Chunks:
     def _adapters(self) -> list[Any]:
         return [adapter for _, adapter in self._storage.l2_adapters()]
 
+    def _adapter(self, key: ObjectKey) -> Any:
+        """Of the destination that the key is for."""
+        wanted = destination_of(key.cache_salt)
+        return next(
+            adapter
+            for described, adapter in self._storage.l2_adapters()
+            if described.config.destination == wanted
+        )
+
     def _held(self, key: ObjectKey) -> bool:
         return self._storage._l1_manager.get_object_state(key) is not None
 
@@ -228,7 +238,7 @@ class Chunks:
         if error != L1Error.SUCCESS:
             raise RuntimeError("the host tier has no room to verify in")
         try:
-            adapter = self._adapters()[0]
+            adapter = self._adapter(key)
             task = adapter.submit_load_task([key], [buffer])
             loaded = await _result(partial(adapter.query_load_result, task))
             return bool(loaded.test(0))

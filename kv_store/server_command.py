@@ -20,12 +20,14 @@ from pathlib import Path
 from typing import Any
 
 from kv_store.settings import S3 as S3Settings
-from kv_store.settings import Directory, Redis, TierSettings
+from kv_store.settings import Directory, Durable, Redis, TierSettings, named
 
 GIB = 1024**3
+BY_DESTINATION = "torpor-by-destination"
+"""Our store policy (``kv_store.destinations``)."""
 DIRECTORY, REDIS, S3 = "torpor-directory", "torpor-redis", "torpor-s3"
 USERNAME, PASSWORD = "TORPOR_KV_REDIS_USERNAME", "TORPOR_KV_REDIS_PASSWORD"
-"""Of the store, in the server's environment."""
+"""Of the store, in the server's environment; of a destination's by ``named``."""
 KEY = "TORPOR_KV_KEY"
 """That chunks are encrypted with, there too, in hexadecimal digits."""
 _SEGMENT_PREFIX = "lmcache_l1_pool_"
@@ -53,8 +55,10 @@ def _arguments(settings: TierSettings, port: int, http_port: int) -> Iterator[st
         "--server-module",
         json.dumps({"module_path": "kv_store.server_module", "config": {}}),
     )
-    if settings.durable is not None:
-        yield from ("--l2-adapter", json.dumps(_adapter(settings)))
+    yield from ("--l2-store-policy", BY_DESTINATION)
+    for destination, durable in settings.durables.items():
+        told = _adapter(durable) | {"destination": destination}
+        yield from ("--l2-adapter", json.dumps(told))
 
 
 def environment(settings: TierSettings) -> dict[str, str]:
@@ -65,11 +69,12 @@ def environment(settings: TierSettings) -> dict[str, str]:
         "DO_NOT_TRACK": "1",
         "CUDA_VISIBLE_DEVICES": "",
     }
-    if isinstance(settings.durable, Redis):
-        told[USERNAME] = settings.durable.username
-        told[PASSWORD] = settings.durable.password
-    if isinstance(settings.durable, S3Settings):
-        told |= settings.durable.credentials
+    for destination, durable in settings.durables.items():
+        if isinstance(durable, Redis):
+            told[named(USERNAME, destination)] = durable.username
+            told[named(PASSWORD, destination)] = durable.password
+        if isinstance(durable, S3Settings):
+            told |= durable.credentials
     told[KEY] = settings.key.hex()
     return told
 
@@ -83,8 +88,8 @@ def segment_path(settings: TierSettings) -> Path:
     return Path("/dev/shm", segment(settings))  # noqa: S108
 
 
-def _adapter(settings: TierSettings) -> dict[str, Any]:
-    match settings.durable:
+def _adapter(durable: Durable) -> dict[str, Any]:
+    match durable:
         case Directory(path=path, limit_bytes=limit_bytes):
             return {"type": DIRECTORY, "path": str(path), "limit_bytes": limit_bytes}
         case Redis() as redis:
@@ -95,9 +100,9 @@ def _adapter(settings: TierSettings) -> dict[str, Any]:
                 "port": redis.port,
                 "connections": redis.connections,
                 "tls": redis.tls,
+                "prefix": redis.prefix,
             }
         case S3Settings() as s3:
             where = {"bucket": s3.bucket, "region": s3.region, "endpoint": s3.endpoint}
-            return {"type": S3, **where, "ca": str(s3.ca) if s3.ca is not None else None}
-        case None:
-            raise ValueError("no durable tier")
+            trusted = str(s3.ca) if s3.ca is not None else None
+            return {"type": S3, **where, "ca": trusted, "prefix": s3.prefix}

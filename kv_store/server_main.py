@@ -1,6 +1,6 @@
 """LMCache's server with our parts in it: the process behind ``kv_store.lmcache_server``.
 
-Our adapters must be known before LMCache reads its arguments, which is why
+Our adapters and our policy must be known before LMCache reads its arguments, which is why
 this is not ``lmcache server``. It dies with whoever started it: its standard input is a pipe, and
 when that ends it goes, with its shared memory. (The kernel's parent-death signal follows the
 *thread* that forked, so it is not used.)
@@ -32,7 +32,7 @@ from lmcache.v1.multiprocess.config import (
 )
 from lmcache.v1.multiprocess.http_server import run_http_server
 
-from kv_store import directory_adapter, redis_adapter, s3_adapter
+from kv_store import destinations, directory_adapter, redis_adapter, s3_adapter
 from kv_store.seals import CipherSeal, DigestSeal, Seal
 from kv_store.server_command import KEY
 
@@ -40,13 +40,14 @@ _POLITE_S = 5.0
 
 
 def main() -> int:
+    seal = _seal()
+    for kind in (directory_adapter, redis_adapter, s3_adapter):
+        kind.register(seal)
+    destinations.register()
     args = _parser().parse_args()
     threading.Thread(target=_die_with_parent, args=(args.shm_name,), daemon=True).start()
     # A line for each health check is no news.
     logging.getLogger("uvicorn.access").addFilter(lambda _: False)
-    seal = _seal()
-    for destination in (directory_adapter, redis_adapter, s3_adapter):
-        destination.register(seal)
     run_http_server(
         http_config=parse_args_to_http_frontend_config(args),
         mp_config=parse_args_to_mp_server_config(args),

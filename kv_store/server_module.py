@@ -18,6 +18,7 @@ from lmcache.v1.mp_observability.event import Event, EventType
 from lmcache.v1.multiprocess.engine_context import MPCacheServerContext
 from lmcache.v1.multiprocess.ext_server_module import ExtServerModuleBuildContext
 
+from kv_store.keys import destination_of
 from kv_store.lmcache_client import Looked, Prefix
 from kv_store.server_chunks import Chunks
 from kv_store.server_recall import NotAttached, Recalls
@@ -118,7 +119,10 @@ class TorporModule:
     def _remember(self, event: Event) -> None:
         told = event.metadata
         self._looked[event.session_id] = Looked(
-            told["requested_tokens"], told["l1_hit_tokens"], told["l2_hit_tokens"]
+            told["requested_tokens"],
+            told["l1_hit_tokens"],
+            told["l2_hit_tokens"],
+            destination_of(told["cache_salt"]),
         )
         while len(self._looked) > _REMEMBERED_LOOKUPS:
             self._looked.popitem(last=False)

@@ -30,6 +30,8 @@ class Redis:
     connections: int = 4
     tls: bool = False
     ca: Path | None = None
+    prefix: str = ""
+    """Of all names."""
 
     def with_password(self, password: str) -> Redis:
         return replace(self, password=password)
@@ -46,9 +48,16 @@ class S3:
     ca: Path | None = None
     credentials: Mapping[str, str] = field(default_factory=dict, repr=False)
     """By the names that Amazon's tools give them in the environment."""
+    prefix: str = ""
+    """Of all names."""
 
 
 Durable = Directory | Redis | S3
+
+
+def named(variable: str, destination: str) -> str:
+    """A variable of the environment, of one destination."""
+    return f"{variable}_{destination.upper().replace('-', '_')}" if destination else variable
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,12 +73,20 @@ class TierSettings:
     chunk_tokens: int = VLLM_BLOCK_TOKENS
     host: str = "127.0.0.1"
     key: bytes = field(default=b"", repr=False)
+    destinations: Mapping[str, Durable] = field(default_factory=dict)
+    """Other durable tiers, by the name that a salt tells (``kv_store.keys``)."""
 
     def __post_init__(self) -> None:
         if self.chunk_tokens <= 0 or self.chunk_tokens % VLLM_BLOCK_TOKENS:
             raise ValueError(f"chunk_tokens must be a multiple of {VLLM_BLOCK_TOKENS}")
         if not self.name.replace("-", "").isalnum():
             raise ValueError(f"a tier's name is letters, digits and dashes: {self.name!r}")
+
+    @property
+    def durables(self) -> dict[str, Durable]:
+        """By destination; the fleet's own has no name."""
+        own = {} if self.durable is None else {"": self.durable}
+        return own | dict(self.destinations)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,8 +97,8 @@ class KVAttachment:
     port: int
     http_port: int | None = None
     """Of ``LMCacheClient``; None: hits are not told apart by tier."""
-    durable: str = "durable"
-    """What the durable tier is called in ``x-torpor-kv``."""
+    durable: Mapping[str, str] = field(default_factory=lambda: {"": "durable"})
+    """What the durable tier of each destination is called in ``x-torpor-kv``."""
     chunk_tokens: int = VLLM_BLOCK_TOKENS
     call_limit_s: float = 5.0
     """One message and its answer; a store or a load waits this long, once, for a dead server."""

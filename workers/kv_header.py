@@ -5,13 +5,15 @@ held back until its first body; nobody loses by it, since a head without a body 
 A stream of the Responses API begins with two events that are made before the prompt is looked at:
 they wait for the third, or for what was found.
 ``engine`` is the engine's own prefix cache; ``unknown``, that the KV server did not say in a
-moment which of its tiers it was. A response whose request asked for no KV has no such header.
+moment which of its tiers it was, or named one that the engine was not told of. A response whose
+request asked for no KV has no such header.
 """
 
 from __future__ import annotations
 
 import asyncio
 import uuid
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -28,8 +30,8 @@ _EARLY_EVENTS = 2
 
 
 class KVHeader:
-    """ASGI, around vLLM's app. ``durable`` is what the durable tier is called; ``look_s``, how
-    long a head waits to be told its tier."""
+    """ASGI, around vLLM's app. ``durable`` is what the durable tier of each destination is called;
+    ``look_s``, how long a head waits to be told its tier."""
 
     def __init__(
         self,
@@ -37,7 +39,7 @@ class KVHeader:
         reports: Reports,
         *,
         tier: LMCacheClient | None,
-        durable: str,
+        durable: Mapping[str, str],
         look_s: float = 0.2,
     ) -> None:
         self._app = app
@@ -91,7 +93,9 @@ class KVHeader:
             return "engine" if found.engine_tokens else "none"
         if looked is None:
             return "unknown"
-        return self._durable if looked.durable_tokens else "host"
+        if not looked.durable_tokens:
+            return "host"
+        return self._durable.get(looked.destination, "unknown")
 
 
 def _may_wait(beginning: list[Any], early: int, found: Found | None) -> bool:

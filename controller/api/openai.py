@@ -372,7 +372,9 @@ class _Exchange:
         return salted(call.body, self._salt(lease), own_id)
 
     def _salt(self, lease: Lease) -> str:
-        return salt_of(lease.kv_identity, self._domain())
+        destinations = self._inference.limits.kv_destinations
+        destination = destinations.get(self._asked.caller.tenant, "")
+        return salt_of(lease.kv_identity, self._domain(), destination)
 
     def _domain(self) -> str:
         isolation, tenant = self._inference.limits.kv_isolation, self._asked.caller.tenant

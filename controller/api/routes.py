@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from controller.api.errors import ApiError, Dialect
 from kv_store.keys import Isolation
@@ -91,6 +91,8 @@ class InferenceLimits:
     """Before the first retry; doubled each time."""
     kv_isolation: Isolation = Isolation.TENANT
     """Who may find whose KV."""
+    kv_destinations: Mapping[str, str] = field(default_factory=dict)
+    """Of tenants whose KV does not go to the fleet's own durable tier."""
     prefix_secret: bytes = b""
     """What keys of prompts' beginnings are made with: one for all processes of a run."""
     client_stall_s: float = 300.0

@@ -8,7 +8,7 @@ import pytest
 
 from controller.api.bodies import salted
 from controller.keyring import new_key
-from kv_store.keys import Isolation
+from kv_store.keys import Isolation, destination_of
 from tests.api.conftest import Stand
 from tests.api.engine import ScriptedEngine, Seen, answer
 
@@ -70,6 +70,21 @@ async def test_tenants_do_not_share(stand: Stand) -> None:
         await client.post("/v1/chat/completions", json=body(), headers=headers)
     one, same, two = (seen.json()["cache_salt"] for seen in engine.seen)
     assert one == same != two
+
+
+async def test_a_tenants_salt_tells_where_its_kv_goes(stand: Stand) -> None:
+    stand.leases.kv_identity = "weights"
+    keys = [new_key(tenant, tenant, ["inference"]) for tenant in ("acme", "other")]
+    inference = replace(stand.settings.inference, kv_destinations={"acme": "vault"})
+    entries = tuple(entry for _, entry in keys)
+    stand.settings = replace(stand.settings, keys=entries, inference=inference)
+    engine = await stand.engine()
+    client = await stand.open()
+    for key, _ in keys:
+        headers = {"authorization": f"Bearer {key}"}
+        await client.post("/v1/chat/completions", json=body(), headers=headers)
+    salts = [seen.json()["cache_salt"] for seen in engine.seen]
+    assert [destination_of(salt) for salt in salts] == ["vault", ""]
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -110,6 +111,21 @@ async def test_other_keys_have_other_names(adapter: DurableAdapter, other: Objec
     await stored(adapter, KEYS[:1], CHUNKS[:1])
 
     assert await looked(adapter, [other]) == []
+
+
+async def test_what_goes_elsewhere_is_neither_found_nor_deleted(
+    adapter: DurableAdapter, durable: Place
+) -> None:
+    elsewhere = [replace(key, cache_salt="s~elsewhere") for key in KEYS[:2]]
+    await stored(adapter, elsewhere, CHUNKS[:2])
+    await stored(adapter, KEYS[2:3], CHUNKS[2:3])
+
+    assert await looked(adapter, [*elsewhere, *KEYS[2:4]]) == [2]
+    adapter.delete([*elsewhere, *KEYS[2:4]])
+    left = chunks_of(durable, "m")
+    assert len(left) == 2
+    for chunk in left:
+        chunk.remove()
 
 
 async def test_a_long_path_with_any_character_is_a_name(adapter: DurableAdapter) -> None:

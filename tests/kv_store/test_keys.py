@@ -16,7 +16,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from kv_store.keys import Isolation, KVIdentity, domain_of, fingerprint
+from kv_store.keys import (
+    Isolation,
+    KVIdentity,
+    destination_of,
+    domain_of,
+    fingerprint,
+    salt_of,
+)
 
 IDENTITY = KVIdentity(weights="w", dtype="bfloat16", kv_dtype="auto")
 CHANGES: list[dict[str, Any]] = [
@@ -55,6 +62,16 @@ def test_lmcache_takes_the_salt() -> None:
 
     assert len(salt) <= 128
     assert set(salt) <= set(string.hexdigits)
+
+
+@given(destination=st.from_regex(r"[a-z0-9][a-z0-9-]{0,31}", fullmatch=True))
+def test_a_salt_tells_its_destination(destination: str) -> None:
+    own, sent = salt_of("i", "d"), salt_of("i", "d", destination)
+
+    assert (destination_of(own), destination_of(sent)) == ("", destination)
+    assert sent.startswith(own)
+    assert len(sent) <= 128
+    assert not set(sent) & set("@/\\\0")
 
 
 @pytest.mark.parametrize("isolation", [Isolation.TENANT, Isolation.CONVERSATION])

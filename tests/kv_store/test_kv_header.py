@@ -73,7 +73,11 @@ async def engine(
 
     routes = [Route("/ask", answer, methods=["POST"])]
     app: Any = KVHeader(
-        Starlette(routes=routes), reports, tier=tier, durable="redis", look_s=look_s
+        Starlette(routes=routes),
+        reports,
+        tier=tier,
+        durable={"": "redis", "vault": "disk"},
+        look_s=look_s,
     )
     transport = httpx.ASGITransport(app)
     async with httpx.AsyncClient(transport=transport, base_url="http://engine") as asking:
@@ -88,7 +92,15 @@ async def told(engine: httpx.AsyncClient) -> str:
     return str(answer.headers["x-torpor-kv"])
 
 
-@pytest.mark.parametrize(("looked", "where"), [(HOST, "host"), (REDIS, "redis")])
+@pytest.mark.parametrize(
+    ("looked", "where"),
+    [
+        (HOST, "host"),
+        (REDIS, "redis"),
+        (REDIS | {"destination": "vault"}, "disk"),
+        (REDIS | {"destination": "not told"}, "unknown"),
+    ],
+)
 async def test_a_tier_that_is_known_is_told(
     lookups: Lookups, tier: LMCacheClient, engine: httpx.AsyncClient, looked: object, where: str
 ) -> None:
@@ -117,7 +129,7 @@ class Stream:
             "path": path,
             "headers": [(b"x-request-id", b"one")],
         }
-        header = KVHeader(self._answer, self.reports, tier=None, durable="disk")
+        header = KVHeader(self._answer, self.reports, tier=None, durable={"": "disk"})
         await header(scope, self._nothing, self._send)
         self._reporter.close()
         self.reports.close()

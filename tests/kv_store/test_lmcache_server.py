@@ -19,6 +19,7 @@ import pytest_asyncio
 
 from kv_store.lmcache_client import LMCacheClient, TierUnavailable
 from kv_store.lmcache_server import LMCacheServer, ServerDidNotStart
+from kv_store.placing import KVOrder, place
 from kv_store.server_command import segment_path
 from kv_store.settings import MIB, Directory, TierSettings
 from tests.kv_store.conftest import QUICK, START_S, Tier, serving
@@ -42,9 +43,47 @@ def settings(directory: Path, **changes: object) -> TierSettings:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def tier(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Tier]:
+    """With a destination for whoever is called so."""
     directory = tmp_path_factory.mktemp("tier")
-    async for running in serving(settings(directory / "durable"), directory / "server.log"):
+    elsewhere = {"acme": Directory(directory / "acme", BOUND_BYTES)}
+    told = settings(directory / "durable", destinations=elsewhere)
+    async for running in serving(told, directory / "server.log"):
         yield running
+
+
+def files(tier: Tier, model: str) -> tuple[int, int]:
+    """Of a model's chunks, so many in the fleet's own directory, and in the other one."""
+    own, acme = tier.settings.durables.values()
+    assert isinstance(own, Directory)
+    assert isinstance(acme, Directory)
+    return len(list(own.path.glob(f"{model}@*/*"))), len(list(acme.path.glob(f"{model}@*/*")))
+
+
+async def test_kv_goes_where_its_salt_says_and_nowhere_else(tier: Tier) -> None:
+    client, hand, turn = tier.server.client, tier.hand("going"), tokens(3, seed=77)
+    stored = {salt: hand.store(turn, salt=salt) for salt in ("s", "s~acme", "s~gone")}
+    prefixes = [hand.prefix(turn, salt=salt) for salt in stored]
+    own, acme, gone = prefixes
+
+    assert [
+        (await place(client, KVOrder.HIBERNATE, each, LIMIT_S)).in_host for each in prefixes[:2]
+    ] == [0, 0]
+    nowhere = await client.export(gone, limit_s=LIMIT_S)
+
+    assert (nowhere.written, nowhere.failed) == (0, 3), "a destination that nobody was told of"
+    assert files(tier, "going") == (3, 3)
+    for prefix in (own, acme):
+        assert (await client.verify(prefix, limit_s=LIMIT_S)).sound == 3
+    recalled = await client.recall(acme, limit_s=LIMIT_S)
+    assert recalled.found == 3
+    assert hand.load(turn, salt="s~acme") == stored["s~acme"]
+    assert hand.load(turn, salt="s") == stored["s"], "as a request fetches it by itself"
+    assert (await client.delete(acme, limit_s=LIMIT_S)).left == 0
+    assert files(tier, "going") == (3, 0)
+    assert hand.lookup(turn, salt="s~acme", request="asked") == 0
+    assert hand.lookup(turn, salt="s") == 3
+    assert (await client.delete(own, limit_s=LIMIT_S)).left == 0
+    assert files(tier, "going") == (0, 0)
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])

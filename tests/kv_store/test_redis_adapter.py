@@ -136,3 +136,24 @@ async def test_redis_lets_in_who_knows_the_word_and_speaks_tls(
 
     assert not await stored(adapter, KEYS[:1], CHUNKS[:1])
     assert await looked(adapter, KEYS[:1]) == []
+
+
+async def test_a_destination_has_a_password_and_a_prefix_of_its_own(
+    valkey: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = replace(valkey, password="another one")
+    sent = TierSettings("t", MIB, own, destinations={"a-b": replace(valkey, prefix="ours:")})
+    for name, told in environment(sent).items():
+        monkeypatch.setenv(name, told)
+    config = json.loads(command(sent, port=1, http_port=2)[-1])
+    adapter = RedisAdapter(RedisConfig.from_dict(config), DigestSeal())
+    keys = [replace(key, cache_salt="s~a-b") for key in KEYS[:2]]
+
+    assert await stored(adapter, keys, CHUNKS[:2])
+    assert await looked(adapter, keys) == [0, 1]
+
+    with redis.Redis(valkey.host, valkey.port, password=PASSWORD) as client:
+        assert {key.split(b"torpor:")[0] for key in client.keys("*")} == {b"ours:"}
+        adapter.delete(keys)
+        assert client.dbsize() == 0
+    adapter.close()

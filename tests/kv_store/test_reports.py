@@ -105,7 +105,7 @@ async def client(answering: Answering, reports: Reports) -> AsyncIterator[httpx.
         Route("/ask", answering.answer, methods=["POST"]),
         Route("/health", answering.health),
     ]
-    app: Any = KVHeader(Starlette(routes=routes), reports, tier=None, durable="redis")
+    app: Any = KVHeader(Starlette(routes=routes), reports, tier=None, durable={"": "redis"})
     transport = httpx.ASGITransport(app)
     async with httpx.AsyncClient(transport=transport, base_url="http://engine") as asking:
         yield asking

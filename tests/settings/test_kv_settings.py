@@ -11,6 +11,7 @@ import yaml
 
 from controller.config_errors import ConfigError
 from controller.ports import NodeFound
+from controller.serving import api_settings
 from controller.settings import Settings, load
 from kv_store.keys import Isolation
 from kv_store.settings import S3, Directory, Redis
@@ -78,6 +79,37 @@ def test_a_bucket_and_its_credentials(tmp_path: Path) -> None:
     assert "secret" not in repr(told)
 
 
+def test_tenants_are_sent_elsewhere(tmp_path: Path) -> None:
+    kv = {
+        "destinations": {
+            "vault": {"directory": "vault", "directory_limit_gib": 2},
+            "their-own": {"redis": "redis://store", "prefix": "acme:"},
+        },
+        "tenants": {"a tenant": "vault", "acme": "their-own"},
+    }
+    environ = {
+        "TORPOR_REDIS_URL": "redis://store",
+        "TORPOR_REDIS_PASSWORD": "secret",
+        "TORPOR_REDIS_PASSWORD_THEIR_OWN": "another secret",
+    }
+    settings = loaded(tmp_path, kv, **environ)
+    assert settings.kv is not None
+    store = Redis("store", 6379)
+    vault = Directory(tmp_path / "vault", 2 * GIB)
+    theirs = replace(store, prefix="acme:")
+    assert settings.kv.durable == store
+    assert settings.kv.destinations == {"vault": vault, "their-own": theirs}
+    assert api_settings(settings).inference.kv_destinations == kv["tenants"]
+    assert "secret" not in settings.to_json()
+    assert Settings.from_json(settings.to_json()) == settings
+    told = settings.kv.tier(environ)
+    assert told.durables == {
+        "": store.with_password("secret"),
+        "vault": vault,
+        "their-own": theirs.with_password("another secret"),
+    }
+
+
 @pytest.mark.parametrize("in_file", [True, False])
 def test_the_key_is_in_a_file_or_in_the_environment(tmp_path: Path, in_file: bool) -> None:
     (tmp_path / "key").write_text(f"{KEY}\n")
@@ -141,6 +173,12 @@ def test_the_one_database_may_be_named(tmp_path: Path) -> None:
         ({"chunk_tokens": 100}, "kv.chunk_tokens"),
         ({"host_gib": 0}, "kv.host_gib: must be > 0"),
         ({"isolation": "all"}, "kv.isolation: must be one of"),
+        ({"tenants": {"acme": "vault"}}, "kv.tenants.acme: there is no destination 'vault'"),
+        ({"destinations": {"vault": {}}}, "kv.destinations.vault: needs directory, redis or s3"),
+        ({"destinations": {"A": {"directory": "a"}}}, "kv.destinations.A"),
+        ({"destinations": {"a": {"redis": "http://b"}}}, "kv.destinations.a.redis: must be redis"),
+        ({"directory": "d", "destinations": {"a": {"directory": "./d"}}}, "a: is where other KV"),
+        ({"redis": "redis://b", "destinations": {"a": {"redis": "redis://b:6379"}}}, "a: is where"),
     ],
 )
 def test_what_is_refused(tmp_path: Path, kv: Any, told: str) -> None:
