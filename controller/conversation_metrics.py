@@ -47,3 +47,23 @@ class ConversationGauges:
         reaped.add_metric(["hibernated"], now.hibernated)
         reaped.add_metric(["expired"], now.expired)
         yield reaped
+        yield CounterMetricFamily(
+            "torpor_conversation_evicted_chunks",
+            "That a hibernation found in no tier.",
+            value=now.evicted_chunks,
+        )
+        yield from _bulkheads(now)
+        yield GaugeMetricFamily(
+            "torpor_conversations_with_history",
+            "Of which something that was said is kept.",
+            value=now.with_history,
+        )
+
+
+def _bulkheads(now: ConversationStatistics) -> Iterable[Metric]:
+    yield GaugeMetricFamily(
+        "torpor_conversations_live", "In which a turn is served.", value=now.live
+    )
+    yield GaugeMetricFamily(
+        "torpor_conversations_queued", "That wait behind live ones.", value=now.queued
+    )

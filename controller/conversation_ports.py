@@ -126,7 +126,11 @@ class ConversationView:
 @dataclass(frozen=True, slots=True)
 class ConversationStatistics:
     """``hits`` and ``misses``: later turns that found KV of their prompt, or none. ``hibernated``
-    and ``expired``: by the reaper. Counts of events are of this controller's life."""
+    and ``expired``: by the reaper. ``evicted_chunks``: those that a hibernation found in no tier.
+    Counts of events are of this controller's life.
+
+    ``active``: in which something is done; ``live``: in which a turn is served, of the limited
+    ones; ``queued``: which wait to be. Limits are None where there is none."""
 
     active: int
     total: int
@@ -138,8 +142,16 @@ class ConversationStatistics:
     misses: int
     hibernated: int
     expired: int
+    evicted_chunks: int
+    with_history: int
+    live: int
+    queued: int
     limit: int
     waiting_limit: int
+    """Of requests behind the one that runs, in one conversation."""
+    live_model_limit: int | None
+    live_tenant_limit: int | None
+    queue_limit: int
 
 
 @dataclass(frozen=True, slots=True)

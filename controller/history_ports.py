@@ -18,6 +18,12 @@ class HistoryLimits:
     items: int = 10_000
 
 
+class HistoryCounts(Protocol):
+    def kept(self, items: int, sealed_bytes: int) -> None: ...
+
+    def failed(self, act: str) -> None: ...
+
+
 class Histories(Protocol):
     """Whatever changes a conversation's history is done in a turn of it (``Conversations``).
 

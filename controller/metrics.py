@@ -41,6 +41,7 @@ from controller.core.events import (
 from controller.core.names import Depth, Instant, ModelState, OpId, ReplicaId, model_of
 from controller.freeze_metrics import FreezeMetrics, Freezing
 from controller.gauges import FleetGauges
+from controller.history_metrics import HistoryMetrics
 from controller.kv_metrics import KVMetrics
 from controller.ports import FleetView
 from workers.engine import KVExport, Report
@@ -75,6 +76,7 @@ class Metrics:
         self._requests()
         self._orders()
         self.kv = KVMetrics(self._registry)
+        self.history = HistoryMetrics(self._registry)
         self._freezes = FreezeMetrics(self._registry)
 
     # from the API

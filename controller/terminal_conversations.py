@@ -21,7 +21,8 @@ def conversation_table(page: ConversationPage) -> RenderableType:
         table.add_row(Text(view.conversation), Text(view.tenant), Text(view.model), *_figures(view))
     now = page.statistics
     told = ", ".join(f"{count} {name.lower()}" for name, count in now.by_residency.items())
-    lines = [Text(f"{now.total} in all: {told}; {now.active} active")]
+    queued = f", {now.queued} wait to be served" if now.queued else ""
+    lines = [Text(f"{now.total} in all: {told}; {now.active} active{queued}")]
     if page.after is not None:
         lines.append(Text(f"more with --after {page.after}", "dim"))
     return Group(table, Text(), *lines)

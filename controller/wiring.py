@@ -29,6 +29,7 @@ from controller.drivers.lease_desk import LeaseDesk
 from controller.drivers.leases import LiveLeases
 from controller.drivers.live import LiveDriver
 from controller.drivers.recalls import Recalls
+from controller.history_metrics import HistoryMetrics
 from controller.journal import Journal
 from controller.metrics import Metrics
 from controller.ports import InvalidModel, Pool
@@ -101,7 +102,7 @@ def assemble(settings: Settings, pool: Pool, sockets: DeciderSockets | None = No
     kept = _kept(store, seal)
     records, orders = _records(store, seal), LiveKVOrders(driver)
     keeping = Keeping(entries, records, orders, kept)
-    histories = _histories(settings, entries, kept)
+    histories = _histories(settings, entries, kept, metrics.history)
     recalls = Recalls(driver, records, orders, metrics.kv)
     driver.observers.append(recalls)
     conversations = LiveConversations(
@@ -195,11 +196,11 @@ def _kept(store: Redis | Path | None, seal: Seal | None) -> HistoryStore | None:
 
 
 def _histories(
-    settings: Settings, entries: Entries, kept: HistoryStore | None
+    settings: Settings, entries: Entries, kept: HistoryStore | None, counts: HistoryMetrics
 ) -> LiveHistories | None:
     if kept is None or settings.history is None:
         return None
-    return LiveHistories(entries, kept, settings.history.limits)
+    return LiveHistories(entries, kept, settings.history.limits, counts)
 
 
 @asynccontextmanager

@@ -43,9 +43,12 @@ class Bulkheads:
         self._of_model: Counter[str] = Counter()
         self._of_tenant: Counter[str] = Counter()
 
-    @property
-    def waiting(self) -> int:
-        return len(self._waiting)
+    def live(self, tenant: str | None = None) -> int:
+        """Of one tenant, or of all."""
+        return len(self._live) if tenant is None else self._of_tenant[tenant]
+
+    def waiting(self, tenant: str | None = None) -> int:
+        return sum(tenant in (None, whose.tenant) for whose in self._waiting.values())
 
     def enter(self, ticket: int, model: str, tenant: str) -> Answer:
         whose = _Whose(model, tenant)

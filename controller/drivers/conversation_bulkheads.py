@@ -7,13 +7,13 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from controller.conversation_ports import ConversationRefused
-from controller.core.bulkheads import Answer, Bulkheads, LiveLimits
+from controller.core.bulkheads import Answer, Bulkheads
 from controller.drivers.conversation_entries import RETRY_AFTER_S
 
 
 class LiveBulkheads:
-    def __init__(self, limits: LiveLimits) -> None:
-        self._bulkheads = Bulkheads(limits)
+    def __init__(self, bulkheads: Bulkheads) -> None:
+        self._bulkheads = bulkheads
         self._waiting: dict[int, asyncio.Future[None]] = {}
 
     @asynccontextmanager
@@ -21,7 +21,7 @@ class LiveBulkheads:
         """Once there is room. Raises ConversationRefused: too many wait already."""
         answer = self._bulkheads.enter(ticket, model, tenant)
         if answer is Answer.REFUSED:
-            message = f"{self._bulkheads.waiting} conversations wait for others to end."
+            message = f"{self._bulkheads.waiting()} conversations wait for others to end."
             raise ConversationRefused("conversations_busy", message, RETRY_AFTER_S)
         try:
             if answer is Answer.WAITS:

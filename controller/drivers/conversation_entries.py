@@ -6,8 +6,9 @@
 from __future__ import annotations
 
 import time
+from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from itertools import count, islice
 
 from controller.conversation_ports import (
@@ -18,6 +19,7 @@ from controller.conversation_ports import (
     ConversationView,
     UnknownConversation,
 )
+from controller.core.bulkheads import Bulkheads
 from controller.core.conversations import Conversation, ConversationLimits, Residency
 from kv_store.conversations import ConversationKey, ConversationRecord
 
@@ -65,10 +67,13 @@ class Entry:
 
 @dataclass(slots=True)
 class Counts:
+    """Of one tenant, or of all."""
+
     hits: int = 0
     misses: int = 0
     hibernated: int = 0
     expired: int = 0
+    evicted_chunks: int = 0
 
     def found(self, kv: bytes) -> None:
         """``kv``: an engine's ``x-torpor-kv`` about a later turn."""
@@ -77,19 +82,27 @@ class Counts:
         elif kv:
             self.hits += 1
 
+    def __add__(self, other: Counts) -> Counts:
+        pairs = zip(astuple(self), astuple(other), strict=True)
+        return Counts(*(one + another for one, another in pairs))
+
 
 class Entries:
     """``run``: of the fleet. Residency from another one is from before its host tier."""
 
     def __init__(self, limits: ConversationLimits, run: str) -> None:
         self.limits = limits
-        self.counts = Counts()
+        self.bulkheads = Bulkheads(limits.live)
+        self._counts: defaultdict[str, Counts] = defaultdict(Counts)
         self._run = run
         self._known: dict[ConversationKey, Entry] = {}
         self._numbers = count(1)
 
     def __iter__(self) -> Iterator[Entry]:
         return iter(list(self._known.values()))
+
+    def counts(self, tenant: str) -> Counts:
+        return self._counts[tenant]
 
     def get(self, key: ConversationKey) -> Entry:
         """Raises UnknownConversation."""
@@ -163,7 +176,7 @@ class Entries:
 
     def statistics(self, tenant: str | None = None) -> ConversationStatistics:
         by_residency = dict.fromkeys((one.name for one in Residency), 0)
-        active = tokens = host = durable = 0
+        active = tokens = host = durable = histories = 0
         for entry in self.seen(ConversationFilter(tenant=tenant)):
             record = entry.record
             by_residency[entry.line.residency.name] += 1
@@ -171,7 +184,8 @@ class Entries:
             tokens += record.tokens
             host += record.host_bytes
             durable += record.durable_bytes
-        counts = self.counts
+            histories += entry.has_history
+        counts, live = self._counted(tenant), self.limits.live
         return ConversationStatistics(
             active=active,
             total=sum(by_residency.values()),
@@ -183,9 +197,21 @@ class Entries:
             misses=counts.misses,
             hibernated=counts.hibernated,
             expired=counts.expired,
+            evicted_chunks=counts.evicted_chunks,
+            with_history=histories,
+            live=self.bulkheads.live(tenant),
+            queued=self.bulkheads.waiting(tenant),
             limit=self.limits.total,
             waiting_limit=self.limits.waiting,
+            live_model_limit=live.model,
+            live_tenant_limit=live.tenant,
+            queue_limit=live.queue,
         )
+
+    def _counted(self, tenant: str | None) -> Counts:
+        if tenant is not None:
+            return self._counts.get(tenant, Counts())
+        return sum(self._counts.values(), Counts())
 
     def _add(self, record: ConversationRecord) -> Entry:
         entry = Entry(next(self._numbers), record, Conversation(Residency(record.residency)))

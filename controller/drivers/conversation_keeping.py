@@ -117,6 +117,9 @@ class Keeping:
         if prefix is not None and record.place is not None:
             await self.save(entry)
             placed = await self._orders.carry_out(record.place, _ORDER[act], prefix)
+            if act is Act.HIBERNATE:
+                gone = placed.objects - placed.in_durable
+                self._entries.counts(entry.key.tenant).evicted_chunks += gone
             if act is Act.REHYDRATE and not self._entries.limits.keeps_copies:
                 placed = await self._orders.carry_out(record.place, KVOrder.WITHDRAW, prefix)
             entry.record = _with_bytes(entry.record, placed)
@@ -139,7 +142,7 @@ class Keeping:
     def _count(self, entry: Entry, model: str, replica: str, found: bytes) -> None:
         record = entry.record
         if record.turns:
-            self._entries.counts.found(found)
+            self._entries.counts(entry.key.tenant).found(found)
         entry.record = replace(
             record,
             model=model,

@@ -51,7 +51,7 @@ class Reaper:
         act = due(entry.line, Instant(last_use), Instant(now), of, is_evening=is_evening)
         if act is None or not self._entries.has(entry):
             return
-        counts = self._entries.counts
+        counts = self._entries.counts(entry.key.tenant)
 
         def ended(end: asyncio.Future[str]) -> None:
             counts.expired += not end.result() and act is Act.DELETE

@@ -14,7 +14,7 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from dataclasses import replace
 from itertools import count
 
@@ -64,7 +64,7 @@ class LiveConversations:
         """Of acts that have not ended, by ticket: why it failed, or empty."""
         self._names: dict[int, str] = {}
         """Their operations."""
-        self._bulkheads = LiveBulkheads(entries.limits.live)
+        self._bulkheads = LiveBulkheads(entries.bulkheads)
         self._few = asyncio.Semaphore(_ORDERS_AT_ONCE)
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -92,11 +92,15 @@ class LiveConversations:
         ticket = await self._begun(entry)
         turn = LiveTurn(self.keeping, self._recalls, entry, model)
         try:
-            async with self._bulkheads.passed(ticket, model, key.tenant):
+            async with self._admitted(ticket, model, key.tenant):
                 yield turn
         finally:
             turn.leave()
             self._end(entry, ticket, turn.outcome)
+
+    def _admitted(self, ticket: int, model: str, tenant: str) -> AbstractAsyncContextManager[None]:
+        """What is done without a model (a history is edited) is no live conversation."""
+        return self._bulkheads.passed(ticket, model, tenant) if model else nullcontext()
 
     async def _begun(self, entry: Entry) -> int:
         before = entry.line.residency

@@ -7,14 +7,15 @@ refused, and nobody else is.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Protocol
 
 from controller.drivers.conversation_entries import Entries
-from controller.history_ports import HistoryLimits
-from kv_store.conversations import ConversationKey
-from kv_store.history import History, Item, KeptResponse
+from controller.history_ports import HistoryCounts, HistoryLimits
+from kv_store.conversations import ConversationKey, RecordsUnavailable
+from kv_store.history import History, HistoryUnreadable, Item, KeptResponse
 
 
 class Store(Protocol):
@@ -55,10 +56,13 @@ class Store(Protocol):
 
 
 class LiveHistories:
-    def __init__(self, entries: Entries, store: Store, limits: HistoryLimits) -> None:
+    def __init__(
+        self, entries: Entries, store: Store, limits: HistoryLimits, counts: HistoryCounts
+    ) -> None:
         self._entries = entries
         self._store = store
         self._limits = limits
+        self._counts = counts
         self._is_read = False
 
     @property
@@ -80,7 +84,8 @@ class LiveHistories:
         return self._entries.has_history(key)
 
     async def load(self, key: ConversationKey) -> History | None:
-        return await self._store.load(key)
+        with self._counted("load"):
+            return await self._store.load(key)
 
     async def append(
         self,
@@ -93,7 +98,10 @@ class LiveHistories:
     ) -> History:
         now = self._changed(key)
         grown = before or History(now, metadata or {})
-        return await self._store.append(key, grown, items, now, response)
+        with self._counted("append"):
+            whole = await self._store.append(key, grown, items, now, response)
+        self._counts.kept(len(items), whole.sealed_bytes - grown.sealed_bytes)
+        return whole
 
     async def describe(
         self, key: ConversationKey, before: History, metadata: Mapping[str, str]
@@ -111,6 +119,14 @@ class LiveHistories:
 
     async def forget_response(self, tenant: str, response: KeptResponse) -> None:
         await self._store.forget_response(tenant, response)
+
+    @contextmanager
+    def _counted(self, act: str) -> Iterator[None]:
+        try:
+            yield
+        except (RecordsUnavailable, HistoryUnreadable):
+            self._counts.failed(act)
+            raise
 
     def _changed(self, key: ConversationKey) -> float:
         """Said before it is done: what may be there must be found when the conversation is

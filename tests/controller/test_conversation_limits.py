@@ -6,6 +6,7 @@ import asyncio
 from dataclasses import replace
 from math import inf
 from pathlib import Path
+from typing import Any
 
 import httpx
 
@@ -79,10 +80,14 @@ async def test_a_jump_over_the_evening_counts() -> None:
     assert await reaped.look(-36 * 3600.0) == []
 
 
+async def statistics(client: httpx.AsyncClient) -> dict[str, Any]:
+    return dict((await client.get("/fleet/conversations")).json()["statistics"])
+
+
 async def active(client: httpx.AsyncClient, count: int) -> None:
     """Until in so many conversations something is done."""
     async with asyncio.timeout(60):
-        while (await client.get("/fleet/conversations")).json()["statistics"]["active"] != count:
+        while (await statistics(client))["active"] != count:
             pass
 
 
@@ -95,6 +100,12 @@ async def test_so_many_are_served_and_so_many_wait(tmp_path: Path) -> None:
         await active(one, 1)
         waiting = asyncio.create_task(Talk(one, "b").send("hello"))
         await active(one, 2)
+        now = await statistics(one)
+        assert [now[name] for name in ("live", "queued")] == [1, 1]
+        limits_told = ("live_model_limit", "live_tenant_limit", "queue_limit")
+        assert [now[name] for name in limits_told] == [None, 1, 1]
+        theirs = await statistics(two)
+        assert [theirs[name] for name in ("live", "queued")] == [0, 0]
         refused = await Talk(one, "c").send("hello")
         assert (refused.status_code, refused.json()["error"]["code"]) == (503, "conversations_busy")
         assert int(refused.headers["retry-after"]) >= 1
@@ -135,6 +146,29 @@ async def test_copies_may_be_dropped_once_a_conversation_is_back(tmp_path: Path)
         await talk.send("and then")  # brought back by its next message, it leaves no copy either
         await active(talk.client, 0)
         assert (fleet.tier.durable, bool(fleet.tier.host)) == (set(), True)
+
+
+async def test_what_was_evicted_is_counted_for_its_tenant(tmp_path: Path) -> None:
+    async with conversing(tmp_path) as fleet:
+        talk = Talk(fleet.as_("one"), "c")
+        await talk.send("one two three four five six seven eight")
+        await active(talk.client, 0)
+        lost = len(fleet.tier.host)
+        fleet.tier.host.clear()
+        await talk.order("hibernate")
+        assert lost
+        assert (await statistics(talk.client))["evicted_chunks"] == lost
+        await talk.send("and then")
+        await active(talk.client, 0)
+        await talk.order("hibernate")
+        now = await statistics(talk.client)
+        assert [now[name] for name in ("evicted_chunks", "hits", "misses")] == [lost, 0, 1]
+        other = await statistics(fleet.as_("two"))
+        assert [other[name] for name in ("evicted_chunks", "misses")] == [0, 0]
+        boss = fleet.as_("boss")
+        assert (await statistics(boss))["evicted_chunks"] == lost
+        told = (await boss.get("/metrics")).text
+        assert f"torpor_conversation_evicted_chunks_total {lost}.0" in told
 
 
 async def test_a_changed_history_leaves_nothing_of_its_old_end(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from controller.records_server import RecordsServer
 from kv_store.redis_client import client_at
 from tests.controller.conversing import Fleet, conversing, fake
 from tests.controller.test_conversation_client import torpor
+from tests.controller.test_conversation_limits import statistics
 
 KEY = base64.b64encode(bytes(range(32))).decode()
 
@@ -127,6 +128,9 @@ async def test_the_new_turn_alone_is_sent(fleet: Fleet) -> None:
     first = await chat(client, "c", "apples are red")
     second = await chat(client, "c", "and pears", 20)
     assert heard(second, 9) == f"apples are red {first} and pears"
+    told = (await fleet.as_("boss").get("/metrics")).text
+    assert "torpor_history_items_total 4.0" in told
+    assert "torpor_conversations_with_history 1.0" in told
 
 
 async def test_a_client_that_says_everything_again_is_not_doubled(fleet: Fleet) -> None:
@@ -247,6 +251,9 @@ async def test_an_answer_that_cannot_be_kept_is_not_given_as_a_whole_one(
             model="chat", messages=[{"role": "user", "content": "apples"}]
         )
         assert answer.choices, "whoever needs no history is served"
+        told = (await fleet.as_("boss").get("/metrics")).text
+        assert 'torpor_history_failures_total{act="append"} 1.0' in told
+        assert 'torpor_history_failures_total{act="load"} 1.0' in told
         store.start()
         assert len(await items(client, "c")) == 2
         assert "pears" not in await chat(client, "c", "and plums", 20)
@@ -554,6 +561,22 @@ async def test_the_command_line_and_the_python_client_go_on_from_it(fleet: Fleet
         "user",
         "assistant",
     ] * 4
+
+
+async def test_an_edit_waits_for_no_live_conversation(keys: Path, tmp_path: Path) -> None:
+    live = {"model": 1, "tenant": 1, "queue": 1}
+    slow = (fake("chat", token_delay_s=0.05),)
+    async with remembering(tmp_path, models=slow, conversations={"live": live}) as fleet:
+        client = fleet.openai("one")
+        running = asyncio.create_task(chat(client, "a", "apples", 1000))
+        async with asyncio.timeout(60):
+            while (await statistics(fleet.as_("boss")))["live"] != 1:
+                pass
+        made = await client.conversations.create(items=[{"role": "user", "content": "pears"}])
+        await client.conversations.update(made.id, metadata={"topic": "fruit"})
+        assert len(await items(client, made.id)) == 1
+        assert not running.done()
+        running.cancel()
 
 
 async def test_turns_of_one_history_are_one_after_another(fleet: Fleet) -> None:

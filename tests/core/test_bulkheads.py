@@ -57,7 +57,11 @@ def test_any_coming_and_going(
             waiting.pop(ticket, None)
             for entering in bulkheads.leave(ticket):
                 live[entering] = waiting.pop(entering)
-        assert bulkheads.waiting == len(waiting) <= queue
+        assert bulkheads.waiting() == len(waiting) <= queue
+        assert bulkheads.live() == len(live)
+        for one in "ab":
+            assert bulkheads.waiting(one) == sum(of == one for _, of in waiting.values())
+            assert bulkheads.live(one) == sum(of == one for _, of in live.values())
         models = Counter(of for of, _ in live.values())
         tenants = Counter(of for _, of in live.values())
         assert all(model is None or count <= model for count in models.values())
