@@ -33,7 +33,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Which engine this is, where it runs, and where it leaves its files."""
+    """Which engine this is, where it runs and listens, and where it leaves its files."""
 
     replica: str
     incarnation: int
@@ -41,6 +41,7 @@ class Place:
     devices: tuple[str, ...]
     log_path: str
     canary_path: str
+    host: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,12 +145,13 @@ class EngineActor:
         if self._spec.kind == "fake":
             from workers.fake_engine import FakeEngine
 
-            return FakeEngine(self._spec, key=self._key)
+            return FakeEngine(self._spec, key=self._key, host=self._place.host)
         from workers.vllm_engine import VllmEngine
 
         canary_path = Path(self._place.canary_path)
         canary_path.parent.mkdir(parents=True, exist_ok=True)
-        return VllmEngine(self._spec, key=self._key, canary_path=canary_path)
+        host = self._place.host
+        return VllmEngine(self._spec, key=self._key, canary_path=canary_path, host=host)
 
 
 async def _in_our_words(order: Callable[[], Awaitable[T]]) -> T:

@@ -29,13 +29,18 @@ def devices_and_host(policy: MemoryPolicy) -> tuple[tuple[tuple[str, int], ...],
     gpus = gpu_bytes()
     if gpus:
         sizes = [policy.device_bytes or int(total * policy.share) for total in gpus]
-        devices = tuple((f"cuda:{index}", size) for index, size in enumerate(sizes))
+        devices = tuple(zip(gpu_names(len(sizes)), sizes, strict=True))
         host = usable
     else:
         budget = policy.device_bytes or usable
         devices = (("cpu", budget),)
         host = max(0, usable - budget)
     return devices, host if policy.host_bytes is None else policy.host_bytes
+
+
+def gpu_names(count: int) -> tuple[str, ...]:
+    """As the ledger knows them, and as Ray is told of them."""
+    return tuple(f"cuda:{index}" for index in range(count))
 
 
 def memory_limit() -> int:

@@ -44,6 +44,11 @@ class EngineSpec:
     kv: KVAttachment | None = None
     """The node's KV tier. A model without KV, or whose name LMCache cannot take, starts without."""
 
+    @property
+    def ranks(self) -> int:
+        """Tensor-parallel size."""
+        return int(self.engine_args.get("tensor_parallel_size", 1))
+
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:

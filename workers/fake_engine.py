@@ -35,7 +35,7 @@ from workers.engine import (
 )
 from workers.fake_server import Counts, FakeApp, Voice
 from workers.fake_tier import FakeKV, FakeTier
-from workers.listening import listen
+from workers.listening import LOOPBACK, listen
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +81,9 @@ class FakeEngine:
         key: str,
         die: Callable[[], None] = _kill_this_process,
         tier: FakeTier | None = None,
+        host: str = LOOPBACK,
     ) -> None:
+        self._host = host
         self._spec = spec
         self._key = key
         self._die = die
@@ -110,7 +112,7 @@ class FakeEngine:
         return Started(
             memory=self._memory(),
             phases_s=phases_s,
-            endpoint=Endpoint("127.0.0.1", port, self._key),
+            endpoint=Endpoint(self._host, port, self._key),
             max_model_len=self._args.max_model_len,
             pids=(os.getpid(), *(child.pid for child in self._children)),
             kv_identity=self._kv_identity(),
@@ -217,7 +219,7 @@ class FakeEngine:
         self._voice.token_delay_s = self._args.token_delay_s
         self._voice.hang_asleep = self._args.hang_asleep
         self._voice.awake.set()
-        listening = listen("127.0.0.1")
+        listening = listen(self._host)
         config = uvicorn.Config(
             FakeApp(self._voice), lifespan="off", log_level="critical", access_log=False
         )

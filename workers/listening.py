@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 from pathlib import Path
 
+LOOPBACK = "127.0.0.1"
 _BACKLOG = 2048
 
 

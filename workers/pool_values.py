@@ -70,6 +70,8 @@ class OrderLimits:
     """How long a pool waits for each order before it raises OrderTimedOut."""
 
     start_s: float = 900.0
+    place_s: float = 30.0
+    """Of the start of a tensor-parallel engine, for its place in Ray; then it has failed."""
     export_s: float = 30.0
     sleep_s: float = 120.0
     wake_s: float = 120.0

@@ -18,6 +18,7 @@ dies, by whatever signal. Decisions that will be asked about again:
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import secrets
 import shutil
@@ -27,6 +28,7 @@ import time
 from pathlib import Path
 
 from kv_store.history import KEYS_VARIABLE
+from workers.capacity import gpu_bytes, gpu_names
 
 _RAY = (
     "from ray.scripts import scripts\n"
@@ -41,14 +43,21 @@ _ADDRESS = "ray_current_cluster"
 
 class RayHead:
     """``directory`` is created, and removed by ``stop``. Its path must be short (50 characters):
-    sockets lie far below it."""
+    sockets lie far below it. ``devices`` are told to Ray by name, for engines that take several;
+    None: this machine's GPUs."""
 
     def __init__(
-        self, directory: Path, *, object_store_mib: int = 80, num_cpus: int | None = None
+        self,
+        directory: Path,
+        *,
+        object_store_mib: int = 80,
+        num_cpus: int | None = None,
+        devices: tuple[str, ...] | None = None,
     ) -> None:
         self._directory = directory
         self._object_store_bytes = object_store_mib << 20
         self._num_cpus = num_cpus or os.cpu_count() or 1
+        self._devices = gpu_names(len(gpu_bytes())) if devices is None else devices
         self._keeper: subprocess.Popen[bytes] | None = None
         self.address = ""
 
@@ -94,6 +103,7 @@ class RayHead:
             *("--include-dashboard=false", "--include-log-monitor=false", "--disable-usage-stats"),
             f"--object-store-memory={self._object_store_bytes}",
             f"--num-cpus={self._num_cpus}",
+            f"--resources={json.dumps(dict.fromkeys(self._devices, 1))}",
             f"--temp-dir={self._directory / 'ray'}",
         ]
 

@@ -24,7 +24,8 @@ from kv_store.lmcache_client import Placed, Prefix
 from kv_store.placing import KVOrder
 from kv_store.settings import KVAttachment, TierSettings
 from workers.capacity import MemoryPolicy
-from workers.engine import EngineError, EngineGone
+from workers.engine import Endpoint, EngineError, EngineGone
+from workers.listening import LOOPBACK
 from workers.node_agent import NodeAgent
 from workers.pool_values import EngineDied, NodeFound, NodeMemory
 from workers.ray_orders import answer, python_path, slug
@@ -44,6 +45,8 @@ class Node:
     id: str
     """Ray's."""
     agent: Any
+    host: str = LOOPBACK
+    """Where its engines listen."""
     found: NodeFound | None = None
     """What the agent measured; None until the node has joined."""
     told: int = 0
@@ -81,6 +84,12 @@ class RayNodes:
         if name not in self._nodes:
             raise EngineGone(f"there is no node {name}")
         return self._nodes[name]
+
+    def reaches(self, name: str, endpoint: Endpoint) -> bool:
+        """Not where an engine listens on the loopback of a node that is elsewhere: its controller
+        was beside it, and this one is not."""
+        node = self._nodes.get(name)
+        return node is not None and (endpoint.host != LOOPBACK or node.host == LOOPBACK)
 
     async def refresh(self, known: Collection[tuple[str, int]] | None = None) -> list[Node]:
         """Forget the nodes that are gone, let those join that are not known, and return these.
@@ -180,6 +189,7 @@ class RayNodes:
         try:
             async with asyncio.timeout(_JOIN_S):
                 await self._attach(node)
+                node.host = await asyncio.to_thread(_host_of, node.id)
                 if known is not None:
                     await self._bury_strangers(node, known)
                 await self._keep_kv(node)
@@ -279,6 +289,15 @@ class RayNodes:
         create = _agent_class().options(**options).remote
         node.agent = await asyncio.to_thread(create, self._fleet)
         node.told = await answer(node.agent.deaths_so_far.remote())
+
+
+def _host_of(node_id: str) -> str:
+    """Tokens go from an engine to its controller by themselves: over loopback where they are on one
+    host, else to the address by which Ray knows the engine's node."""
+    addresses = {row["NodeID"]: row["NodeManagerAddress"] for row in ray.nodes()}
+    here = addresses.get(ray.get_runtime_context().get_node_id())
+    there: str = addresses.get(node_id, LOOPBACK)
+    return LOOPBACK if there == here else there
 
 
 def _carries_engines(row: dict[str, Any]) -> bool:

@@ -8,19 +8,23 @@ from collections.abc import Awaitable
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import ray
 from ray.exceptions import RayActorError, RayError, RayTaskError
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+from ray.util.scheduling_strategies import (
+    NodeAffinitySchedulingStrategy,
+    PlacementGroupSchedulingStrategy,
+)
 
 from workers.actor import EngineActor, Place
 from workers.engine import EngineError, EngineGone, EngineSpec
 from workers.env import engine_env
 from workers.processes import MARK
 
-_PREFIX = "engine:"
+PREFIX = "engine:"
 _PROJECT = Path(__file__).parents[1]
+Strategy: TypeAlias = NodeAffinitySchedulingStrategy | PlacementGroupSchedulingStrategy
 
 
 @cache
@@ -29,13 +33,13 @@ def engine_class() -> Any:
 
 
 def actor_name(replica: str, incarnation: int) -> str:
-    return f"{_PREFIX}{replica}:{incarnation}"
+    return f"{PREFIX}{replica}:{incarnation}"
 
 
 def parse_name(name: str) -> tuple[str, int] | None:
     """Replica and incarnation; None for another's actor."""
-    replica, _, incarnation = name.removeprefix(_PREFIX).rpartition(":")
-    return (replica, int(incarnation)) if name.startswith(_PREFIX) else None
+    replica, _, incarnation = name.removeprefix(PREFIX).rpartition(":")
+    return (replica, int(incarnation)) if name.startswith(PREFIX) else None
 
 
 def slug(name: str) -> str:
@@ -45,9 +49,9 @@ def slug(name: str) -> str:
 
 
 def actor_options(
-    place: Place, spec: EngineSpec, *, mark: str, tmp_dir: str, node_id: str
+    place: Place, spec: EngineSpec, *, mark: str, tmp_dir: str, where: Strategy
 ) -> dict[str, Any]:
-    """Ray obeys: this node and no other, and nothing of it in Ray's own books."""
+    """Ray obeys: this node and no other, and nothing of it in Ray's own books but its group."""
     return {
         "name": actor_name(place.replica, place.incarnation),
         "lifetime": "detached",
@@ -56,7 +60,7 @@ def actor_options(
         "max_task_retries": 0,
         "num_cpus": 0,
         "num_gpus": 0,
-        "scheduling_strategy": NodeAffinitySchedulingStrategy(node_id, soft=False),
+        "scheduling_strategy": where,
         "runtime_env": {"env_vars": _environment(place, spec, mark, tmp_dir)},
     }
 

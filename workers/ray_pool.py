@@ -9,18 +9,24 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Collection, Coroutine
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import ray
 from ray.exceptions import RayError
+from ray.util.scheduling_strategies import (
+    NodeAffinitySchedulingStrategy,
+    PlacementGroupSchedulingStrategy,
+)
 
 from kv_store.lmcache_client import Placed, Prefix
 from kv_store.placing import KVOrder
 from kv_store.settings import TierSettings
+from workers import ray_groups
 from workers.actor import Description, Place
 from workers.capacity import MemoryPolicy
 from workers.engine import (
@@ -36,9 +42,19 @@ from workers.engine import (
 from workers.pool_values import EngineDied, EngineSeen, NodeFound, NodeMemory, OrderLimits
 from workers.ray_join import join
 from workers.ray_nodes import Node, RayNodes
-from workers.ray_orders import actor_name, actor_options, answer, engine_class, parse_name, slug
+from workers.ray_orders import (
+    PREFIX,
+    Strategy,
+    actor_name,
+    actor_options,
+    answer,
+    engine_class,
+    parse_name,
+    slug,
+)
 from workers.register import Register
 
+T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 
@@ -101,6 +117,7 @@ class RayPool:
         found = [engine for name in await self._nodes.actors() if (engine := parse_name(name))]
         await asyncio.gather(*(self.stop(*engine) for engine in found))
         await self._nodes.bury_all_but(())
+        await ray_groups.remove_all_but((), PREFIX)
 
     async def shut_down(self) -> None:
         """The fleet's end in a Ray of somebody else: neither engine nor agent stays behind."""
@@ -133,7 +150,9 @@ class RayPool:
         found = [engine for name in await self._nodes.actors() if (engine := parse_name(name))]
         seen = await asyncio.gather(*(self._adopt(*engine) for engine in found))
         adopted = [engine for engine in seen if engine is not None]
-        await self._nodes.bury_all_but({(engine.replica, engine.incarnation) for engine in adopted})
+        known = {(engine.replica, engine.incarnation) for engine in adopted}
+        await self._nodes.bury_all_but(known)
+        await ray_groups.remove_all_but({actor_name(*engine) for engine in known}, PREFIX)
         return adopted
 
     async def start(
@@ -180,6 +199,7 @@ class RayPool:
                 await asyncio.wait_for(answer(actor.stop.remote()), self._limits.stop_s)
             with suppress(RayError):
                 await asyncio.to_thread(ray.kill, actor)
+        await ray_groups.remove(actor_name(replica, incarnation))
         node = self._places.pop((replica, incarnation), None)
         await self._nodes.bury(replica, incarnation, node)
 
@@ -195,8 +215,9 @@ class RayPool:
         if spec.keeps_kv:
             spec = replace(spec, kv=where.kv)
         tmp_dir: str = await answer(where.agent.prepare.remote(mark))
-        place = self._place(replica, incarnation, spec, node, devices)
-        options = actor_options(place, spec, mark=mark, tmp_dir=tmp_dir, node_id=where.id)
+        place = self._place(replica, incarnation, spec, where, devices)
+        strategy = await self._strategy(place, spec.ranks, where)
+        options = actor_options(place, spec, mark=mark, tmp_dir=tmp_dir, where=strategy)
         actor = await self._create(place, spec, options)
         pid: int = await answer(actor.pid.remote())
         await self._nodes.watch(where, replica, incarnation, [pid])
@@ -205,15 +226,29 @@ class RayPool:
         await self._nodes.watch(where, replica, incarnation, list(started.pids))
         return started
 
+    async def _strategy(self, place: Place, ranks: int, node: Node) -> Strategy:
+        """Raises StartFailed where a tensor-parallel engine has no place in time."""
+        if len(place.devices) == ranks == 1:
+            return NodeAffinitySchedulingStrategy(node.id, soft=False)
+        name = actor_name(place.replica, place.incarnation)
+        create = partial(ray_groups.create, name, node.id, place.devices, ranks)
+        group = await self._made(place, create)
+        await ray_groups.await_place(group, self._limits.place_s)
+        return PlacementGroupSchedulingStrategy(group)
+
     async def _create(self, place: Place, spec: EngineSpec, options: dict[str, Any]) -> Any:
-        """Goes on when it is cancelled: a stop waits for the actor, to stop it."""
-        engine = (place.replica, place.incarnation)
         create = engine_class().options(namespace=self._namespace, **options).remote
-        creating = asyncio.ensure_future(asyncio.to_thread(create, place, spec))
-        creating.add_done_callback(lambda _: self._creating.pop(engine, None))
-        self._creating[engine] = creating
-        actor = self._actors[engine] = await asyncio.shield(creating)
+        actor = await self._made(place, partial(create, place, spec))
+        self._actors[place.replica, place.incarnation] = actor
         return actor
+
+    async def _made(self, place: Place, make: Callable[[], T]) -> T:
+        """Goes on when it is cancelled: a stop waits for what was made, to remove it."""
+        engine = (place.replica, place.incarnation)
+        making = asyncio.ensure_future(asyncio.to_thread(make))
+        making.add_done_callback(lambda _: self._creating.pop(engine, None))
+        self._creating[engine] = making
+        return await asyncio.shield(making)
 
     async def _order(self, replica: str, order: str, *arguments: object) -> Any:
         actor = self._actors.get((replica, self._register.incarnation(replica)))
@@ -230,7 +265,7 @@ class RayPool:
                     answer(actor.describe.remote()), self._limits.adopt_s
                 )
         seen = description.seen
-        if seen is None or seen.node not in self._nodes.names:
+        if seen is None or not self._nodes.reaches(seen.node, seen.endpoint):
             await self.stop(replica, incarnation)
             return None
         self._register.enter(replica, incarnation)
@@ -267,13 +302,15 @@ class RayPool:
             if name not in self._nodes.names:
                 del self._places[engine]
                 self._actors.pop(engine, None)
+                await ray_groups.remove(actor_name(*engine))
 
     def _place(
-        self, replica: str, incarnation: int, spec: EngineSpec, node: str, devices: tuple[str, ...]
+        self, replica: str, incarnation: int, spec: EngineSpec, node: Node, devices: tuple[str, ...]
     ) -> Place:
         log_path = self._log_dir / f"{slug(replica)}.log"
         canary_path = self._state_dir / "canaries" / f"{slug(spec.model)}.json"
-        return Place(replica, incarnation, node, devices, str(log_path), str(canary_path))
+        files = (str(log_path), str(canary_path))
+        return Place(replica, incarnation, node.name, devices, *files, host=node.host)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)

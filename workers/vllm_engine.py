@@ -49,6 +49,7 @@ from workers.env import device_kind
 from workers.imports import import_vllm
 from workers.kv_identity import identity_of
 from workers.kv_seat import KVSeat
+from workers.listening import LOOPBACK
 from workers.memory import anonymous_bytes, family, measure
 from workers.openai_server import OpenAIServer, build_app
 from workers.phases import Phases
@@ -70,7 +71,7 @@ class VllmEngine:
         *,
         key: str,
         canary_path: Path | None = None,
-        host: str = "127.0.0.1",
+        host: str = LOOPBACK,
         device: str | None = None,
     ) -> None:
         self._spec = spec

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -18,6 +19,7 @@ from controller.memory_budget import MemoryBudget
 from controller.ports import NodeFound
 from scripts.chart import CHART, ROOT, documented, readme_text, render, schema_text
 from tests.charts.renderings import ALL, HELMS, documents, fleet_text, of_kind, pods, rendered
+from workers.capacity import gpu_names
 
 VALUES = (CHART / "values.yaml").read_text()
 DEFAULTS = yaml.safe_load(VALUES)
@@ -293,6 +295,27 @@ def test_the_ledger_finds_the_groups_budget(case: Path) -> None:
         usable = memory.limit(node)
         budget = usable.devices[0][1] if on_cpu else usable.host_bytes
         assert 0 <= budget - group["budgetGib"] * 1024 * MIB < MIB
+
+
+def declared(found: list[dict[str, Any]], group: str) -> dict[str, float]:
+    """The resources that a group's nodes tell Ray of, as bash reads them."""
+    for cluster in of_kind(found, "RayCluster"):
+        for made in cluster["spec"]["workerGroupSpecs"]:
+            if made["groupName"] == group:
+                return dict(
+                    json.loads(shlex.split(made["rayStartParams"].get("resources", "{}"))[0])
+                )
+    pod = next(p for p in pods(found) if p["metadata"]["labels"].get("torpor.dev/group") == group)
+    words = shlex.split(pod["spec"]["containers"][0]["command"][-1])
+    [resources] = [word for word in words if word.startswith("--resources=")]
+    return dict(json.loads(resources.removeprefix("--resources=")))
+
+
+@cases
+def test_ray_is_told_of_gpus_by_the_ledgers_names(case: Path) -> None:
+    found = documents(rendered(case))
+    for group in yaml.safe_load(case.read_text())["workerGroups"]:
+        assert declared(found, group["name"]) == dict.fromkeys(gpu_names(group.get("gpus", 0)), 1)
 
 
 @cases

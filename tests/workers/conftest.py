@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.workers.stand import QUICK, Stand, processes_in
+from tests.workers.stand import DECLARED, QUICK, Stand, processes_in
 from workers.local_pool import LocalPool
 from workers.ray_head import RayHead
 
@@ -24,7 +24,7 @@ def short_dir() -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def ray_head(short_dir: Path) -> Iterator[RayHead]:
-    head = RayHead(short_dir / "ray", num_cpus=2)
+    head = RayHead(short_dir / "ray", num_cpus=2, devices=DECLARED)
     head.start()
     yield head
     head.stop()

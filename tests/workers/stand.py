@@ -13,11 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import ray
 
 from workers.engine import Endpoint, EngineSpec, Started
 from workers.pool_values import EngineDied, OrderLimits
 
 QUICK = OrderLimits(start_s=30, sleep_s=5, wake_s=5, stop_s=0.5, adopt_s=3)
+
+DECLARED = ("cuda:0", "cuda:1", "cuda:2", "cuda:3")
+"""Devices that the head declares to Ray, and that nobody has."""
 
 
 @dataclass
@@ -29,9 +33,15 @@ class Stand:
     node: str
     started: dict[str, Started] = field(default_factory=dict)
 
-    async def start(self, replica: str = "m#0", incarnation: int = 1, **args: Any) -> Started:
+    async def start(
+        self,
+        replica: str = "m#0",
+        incarnation: int = 1,
+        devices: tuple[str, ...] = ("cpu",),
+        **args: Any,
+    ) -> Started:
         started: Started = await self.pool.start(
-            replica, incarnation, fake(**args), self.node, ("cpu",)
+            replica, incarnation, fake(**args), self.node, devices
         )
         self.started[replica] = started
         return started
@@ -94,6 +104,18 @@ async def eventually(condition: Callable[[], object], timeout_s: float = 60.0) -
         assert loop.time() < deadline, "it did not come about"
         with suppress(TimeoutError):
             await asyncio.wait_for(asyncio.Event().wait(), 0.02)
+
+
+def places_in_ray() -> dict[str, tuple[str, ...]]:
+    """The devices of the placement groups of engines, in their order, by the groups' names."""
+    rows = ray.util.placement_group_table().values()
+    return {
+        row["name"]: tuple(
+            device for _, bundle in sorted(row["bundles"].items()) for device in bundle
+        )
+        for row in rows
+        if row["state"] != "REMOVED" and row["name"].startswith("engine:")
+    }
 
 
 def processes_in(directory: Path) -> list[int]:

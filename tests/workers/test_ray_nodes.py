@@ -19,17 +19,27 @@ from controller.core.commands import Command
 from controller.core.events import Event
 from controller.core.fleet import Fleet
 from controller.core.invariants import check
-from controller.core.lifecycle import IN_FLIGHT, InvariantBroken, Phase
-from controller.core.names import Depth, DeviceId, FleetPolicy, Footprint, ModelName, ModelSpec
+from controller.core.lifecycle import IN_FLIGHT, InvariantBroken, Phase, Place
+from controller.core.names import (
+    Depth,
+    DeviceId,
+    FleetPolicy,
+    Footprint,
+    ModelName,
+    ModelSpec,
+    NodeId,
+)
 from controller.drivers.control import LiveControl
 from controller.drivers.leases import LiveLeases
 from controller.drivers.live import LiveDriver
 from controller.metrics import Metrics
 from controller.ports import InvalidModel, NodeFound
 from tests.api.engine import running
-from tests.workers.stand import QUICK
-from workers.engine import EngineSpec, KVExport, Report
+from tests.workers.stand import DECLARED, QUICK, places_in_ray
+from workers.capacity import MemoryPolicy
+from workers.engine import Endpoint, EngineSpec, KVExport, Report
 from workers.ray_head import RayHead
+from workers.ray_nodes import Node, RayNodes
 from workers.ray_pool import RayPool
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(400)]
@@ -68,13 +78,15 @@ class Seen:
 
 
 @contextmanager
-def another_node(head: RayHead, directory: Path, name: str = "second") -> Iterator[psutil.Process]:
+def another_node(
+    head: RayHead, directory: Path, name: str = "second", *declaring: str
+) -> Iterator[psutil.Process]:
     """Another node of the same cluster, on this machine; yields the process above its own."""
     start = [sys.executable, "-c", RAY, "start", "--block", f"--address={head.address}"]
     options = [f"--node-name={name}", "--num-cpus=1", f"--object-store-memory={80 * MIB}"]
     with directory.with_suffix(".log").open("wb") as log:
         keeper = subprocess.Popen(
-            [sys.executable, "-m", "workers.keeper", str(directory), *start, *options],
+            [sys.executable, "-m", "workers.keeper", str(directory), *start, *options, *declaring],
             stdin=subprocess.PIPE,
             stdout=log,
             stderr=log,
@@ -96,10 +108,15 @@ def node_of(driver: LiveDriver, name: str) -> str | None:
     return place.node if place else None
 
 
-def model(name: str, replicas: int = 1, token_delay_s: float = 0.0) -> tuple[ModelSpec, EngineSpec]:
-    awake = Footprint(100 * MIB)
+def model(
+    name: str, replicas: int = 1, token_delay_s: float = 0.0, devices: int = 1
+) -> tuple[ModelSpec, EngineSpec]:
     spec = ModelSpec(
-        ModelName(name), {Depth.AWAKE: awake}, replicas=replicas, least_replicas=replicas
+        ModelName(name),
+        {Depth.AWAKE: Footprint(100 * MIB)},
+        replicas=replicas,
+        least_replicas=replicas,
+        devices_per_replica=devices,
     )
     arguments = {
         "device_bytes": 100 * MIB,
@@ -110,7 +127,9 @@ def model(name: str, replicas: int = 1, token_delay_s: float = 0.0) -> tuple[Mod
 
 
 def room_for_one(found: NodeFound) -> NodeFound:
-    return replace(found, devices=(("cpu", 150 * MIB),), host_bytes=0)
+    """On a device; the second node has four."""
+    names = DECLARED if found.node == "second" else ("cpu",)
+    return replace(found, devices=tuple((name, 150 * MIB) for name in names), host_bytes=0)
 
 
 def room_for_three_on_others(found: NodeFound) -> NodeFound:
@@ -119,9 +138,21 @@ def room_for_three_on_others(found: NodeFound) -> NodeFound:
     return replace(found, devices=(("cpu", size),), host_bytes=0)
 
 
+def free_of(driver: LiveDriver, name: str) -> tuple[DeviceId, ...]:
+    """The second node's devices that the model is not on."""
+    [replica] = driver.fleet.models[ModelName(name)].replicas
+    taken = replica.place.devices if replica.place else ()
+    return tuple(DeviceId(device) for device in DECLARED if device not in taken)
+
+
 def nodes_of(driver: LiveDriver, name: str) -> set[str]:
     places = [replica.place for replica in driver.fleet.models[ModelName(name)].replicas]
     return {place.node for place in places if place is not None}
+
+
+def hosts_of(driver: LiveDriver, name: str) -> set[str]:
+    replicas = driver.fleet.models[ModelName(name)].replicas
+    return {driver.endpoints[replica.id].host for replica in replicas}
 
 
 def are_awake(driver: LiveDriver, name: str) -> bool:
@@ -141,6 +172,16 @@ def assert_the_ledger_is_right(driver: LiveDriver, *nodes: str) -> None:
         assert held == booked or any(replica.phase in IN_FLIGHT for replica in here)
 
 
+def test_an_engine_on_the_loopback_of_another_host_is_out_of_reach() -> None:
+    nodes = RayNodes("torpor", MemoryPolicy())
+    nodes._nodes = {"here": Node("here", "1", None), "there": Node("there", "2", None, "10.0.0.2")}
+    loopback, address = (Endpoint(host, 1, "key") for host in ("127.0.0.1", "10.0.0.2"))
+    assert nodes.reaches("here", loopback)
+    assert nodes.reaches("there", address)
+    assert not nodes.reaches("there", loopback)
+    assert not nodes.reaches("gone", address)
+
+
 async def test_a_node_joins_serves_and_is_lost(
     ray_head: RayHead, short_dir: Path, tmp_path: Path
 ) -> None:
@@ -152,22 +193,30 @@ async def test_a_node_joins_serves_and_is_lost(
         look_s=0.2,
     )
     policy = FleetPolicy(prefetch_start=False)
-    models = [model("first"), model("other")]
+    models = [model("first"), model("other"), model("wide", devices=3)]
     driver, seen = LiveDriver(Fleet(policy), pool, models, room_for_one), Seen()
     driver.observers.append(seen)
     leases = LiveLeases(driver)
     await driver.open()
-    second = another_node(ray_head, short_dir / "second")
+    second = another_node(ray_head, short_dir / "second", "second", "--num-gpus=4")
     async with leases.acquire("first", request_id="1"):
         with second as node:
             await seen.until("NodeJoined", 2)
-            async with leases.acquire("other", request_id="2"):
+            async with (
+                leases.acquire("other", request_id="2"),
+                leases.acquire("wide", request_id="3"),
+            ):
                 assert node_of(driver, "other") == "second"
+                [wide] = driver.fleet.models[ModelName("wide")].replicas
+                assert wide.place == Place(NodeId("second"), free_of(driver, "other"))
+                assert list(places_in_ray().values()) == [("GPU",) * 3]
                 kill_raylet(node)
                 await seen.until("NodeLost")
                 assert driver.fleet.state(ModelName("other")) == "stopped"
+                assert driver.fleet.state(ModelName("wide")) == "stopped"
+                assert places_in_ray() == {}
                 assert list(driver.fleet.ledger.budgets) == [node_of(driver, "first")]
-    async with leases.acquire("other", request_id="3", max_wait_s=60):
+    async with leases.acquire("other", request_id="4", max_wait_s=60):
         assert node_of(driver, "other") == next(iter(driver.fleet.ledger.budgets))
     await pool.stop_engines()
     await driver.close()
@@ -202,7 +251,8 @@ async def test_what_ran_on_a_lost_node_goes_on_on_the_others(
             body = {"model": name, "prompt": "one two", "max_tokens": tokens}
             return (await client.post("/v1/completions", json=body)).status_code
 
-        with another_node(ray_head, short_dir / "2", "larger") as node:
+        elsewhere = "--node-ip-address=127.0.0.2"
+        with another_node(ray_head, short_dir / "2", "larger", elsewhere) as node:
             await seen.until("NodeJoined", 2)
             assert await ask("pair") == 200
             await seen.until_it_holds(lambda: are_awake(driver, "pair"))
@@ -210,6 +260,7 @@ async def test_what_ran_on_a_lost_node_goes_on_on_the_others(
             asked = [asyncio.create_task(ask("slow", 60)) for _ in range(3)]
             await seen.until_it_holds(lambda: driver.fleet.running(ModelName("slow")) == 3)
             assert nodes_of(driver, "slow") == {"larger"}
+            assert hosts_of(driver, "slow") == {"127.0.0.2"}
             assert_the_ledger_is_right(driver, first, "larger")
             kill_raylet(node)
             await seen.until("NodeLost")

@@ -16,7 +16,15 @@ from typing import Any
 import pytest
 
 from kv_store.settings import MIB, TierSettings
-from tests.workers.stand import QUICK, Stand, eventually, is_there, processes_in
+from tests.workers.stand import (
+    DECLARED,
+    QUICK,
+    Stand,
+    eventually,
+    is_there,
+    places_in_ray,
+    processes_in,
+)
 from workers import processes
 from workers.engine import EngineGone, Rest, Started
 from workers.ray_head import RayHead
@@ -146,10 +154,10 @@ async def test_a_node_where_no_kv_can_be_kept_serves_and_is_watched(
 
 @asynccontextmanager
 async def lone_driver(
-    head: RayHead, state_dir: Path, **args: Any
+    head: RayHead, state_dir: Path, devices: tuple[str, ...] = ("cpu",), **args: Any
 ) -> AsyncIterator[tuple[subprocess.Popen[bytes], list[int]]]:
     """The driver, which has started an engine, and that engine's pids."""
-    arguments = [head.address, str(state_dir), json.dumps(args)]
+    arguments = [head.address, str(state_dir), json.dumps(args), *devices]
     driver = script("lone_driver.py", *arguments, **head.environment)
     try:
         assert driver.stdout is not None
@@ -159,14 +167,17 @@ async def lone_driver(
         driver.communicate()
 
 
-async def test_an_engine_survives_its_killed_driver(
+async def test_an_engine_survives_its_killed_driver_in_its_place(
     on_ray: Stand, ray_head: RayHead, tmp_path: Path
 ) -> None:
-    async with lone_driver(ray_head, tmp_path, children=1) as (driver, pids):
+    pair = DECLARED[1:3]
+    async with lone_driver(ray_head, tmp_path, pair, children=1) as (driver, pids):
         driver.kill()
         driver.wait()
         [seen] = await on_ray.pool.discover()
         assert (seen.replica, seen.incarnation, seen.rest) == ("m#0", 5, None)
+        assert seen.devices == pair
+        assert places_in_ray() == {"engine:m#0:5": pair}
         await on_ray.pool.sleep("m#0", Rest.LEVEL_1)
         os.kill(pids[1], signal.SIGKILL)
         assert (await on_ray.next_death()).incarnation == 5

@@ -180,6 +180,16 @@ spec:
     {{- end }}
 {{- end }}
 
+{{/* A group's GPUs by the names that the ledger has for them: engines that take several are placed
+     by these. Called with GROUP. */}}
+{{- define "torpor.devices" -}}
+{{- $devices := dict -}}
+{{- range $index := until (int (.gpus | default 0)) -}}
+{{- $_ := set $devices (printf "cuda:%d" $index) 1 -}}
+{{- end -}}
+{{- toJson $devices -}}
+{{- end }}
+
 {{/* Request and limit are one: the ledger's budget is a share of the limit. */}}
 {{- define "torpor.workerResources" -}}
 requests:
