@@ -32,6 +32,7 @@ _SERVED_BYTES = {"float32": 4, "float": 4, "bfloat16": 2, "float16": 2, "half": 
 """vLLM's ``auto`` serves float32 checkpoints in 16 bits."""
 _FLOATS = ("F64", "F32", "F16", "BF16")
 _ENCODERS = ("bert", "mpnet", "electra", "deberta", "bge", "clip", "siglip", "vit", "t5_encoder")
+_HEADS = ("num_attention_heads", "n_head", "num_heads")
 _LARGEST_HEADER_BYTES = 256 << 20
 
 
@@ -45,6 +46,8 @@ class Checkpoint:
     """Of all devices together, in the dtype that is served."""
     kv_token_bytes: int
     """Of all layers and devices together; 0: the model keeps no KV."""
+    heads: int
+    """Of attention, which tensor parallelism shares out evenly; 0: not told."""
     kv_heads: int
     """What tensor parallelism can split a token's KV by."""
     max_model_len: int | None
@@ -83,6 +86,7 @@ def _describe(
     return Checkpoint(
         weights_bytes=weights or _dense_parameters(text) * served,
         kv_token_bytes=_kv_values_per_token(config, text) * (1 if eight_bit_kv else served),
+        heads=next((int(text[name]) for name in _HEADS if text.get(name) is not None), 0),
         kv_heads=1 if text.get("kv_lora_rank") else _kv_heads(text),
         max_model_len=_length(engine_args, text),
     )
@@ -195,7 +199,7 @@ def _layers(text: Mapping[str, Any]) -> int:
 
 
 def _heads(text: Mapping[str, Any]) -> int:
-    return _first(text, "num_attention_heads", "n_head", "num_heads")
+    return _first(text, *_HEADS)
 
 
 def _kv_heads(text: Mapping[str, Any]) -> int:

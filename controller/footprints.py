@@ -5,7 +5,8 @@ covers activations and, without a GPU, the packed copies of linear layers. The c
 round and on the safe side; the ledger replaces them by measurements after the first start.
 
 Without a GPU everything is one memory on the one ``cpu`` device, and level 1 keeps the weights
-there: it gives back KV only. Level 2 leaves the processes. On CUDA a sleeping engine keeps its
+there: it gives back KV only. Level 2 leaves the processes: one, or with tensor parallelism vLLM's
+core and a rank each beside it. On CUDA a sleeping engine keeps its
 context and captured graphs on each device; level 1 moves the weights to the host.
 """
 
@@ -37,7 +38,8 @@ class Demand:
     """Of all its devices together."""
     kv_bytes: int
     """Of each device."""
-    devices: int
+    ranks: int
+    """Tensor-parallel size: so many devices, or without a GPU processes on the one."""
     is_eager: bool = False
     """No graphs are captured."""
     is_fake: bool = False
@@ -48,7 +50,8 @@ def estimate(demand: Demand, device: str) -> dict[Depth, Footprint]:
     if demand.is_fake:
         return _one_memory(demand, FAKE_PROCESS_BYTES)
     if device == "cpu":
-        return _one_memory(demand, CPU_PROCESS_BYTES)
+        beside = demand.ranks + 1 if demand.ranks > 1 else 0
+        return _one_memory(demand, CPU_PROCESS_BYTES * (1 + beside))
     return _on_cuda(demand)
 
 
@@ -63,9 +66,9 @@ def _one_memory(demand: Demand, process_bytes: int) -> dict[Depth, Footprint]:
 
 
 def _on_cuda(demand: Demand) -> dict[Depth, Footprint]:
-    weights = ceil(demand.weights_bytes / demand.devices * WEIGHTS_FACTOR)
+    weights = ceil(demand.weights_bytes / demand.ranks * WEIGHTS_FACTOR)
     residual = CUDA_CONTEXT_BYTES + (0 if demand.is_eager else CUDA_GRAPHS_BYTES)
-    host = CUDA_PROCESS_HOST_BYTES * demand.devices
+    host = CUDA_PROCESS_HOST_BYTES * demand.ranks
     return {
         Depth.AWAKE: Footprint(weights + demand.kv_bytes + residual, host),
         Depth.KV_RELEASED: Footprint(weights + residual, host),
@@ -74,11 +77,16 @@ def _on_cuda(demand: Demand) -> dict[Depth, Footprint]:
     }
 
 
+def devices_of(ranks: int, device: str) -> int:
+    """Devices of a node that an engine takes."""
+    return ranks if device == "cuda" else 1
+
+
 def weighing(demand: Demand, awake_bytes: int, device: str) -> Demand:
     """The demand with the weights that would make it ``awake_bytes`` on each device, awake."""
     bare = estimate(replace(demand, weights_bytes=0), device)[Depth.AWAKE].device_bytes
     weights = max(0, awake_bytes - bare) / WEIGHTS_FACTOR
-    return replace(demand, weights_bytes=int(weights) * demand.devices)
+    return replace(demand, weights_bytes=int(weights) * devices_of(demand.ranks, device))
 
 
 def booked_weights(footprints: Mapping[Depth, Footprint], device: str) -> int:
@@ -89,9 +97,10 @@ def booked_weights(footprints: Mapping[Depth, Footprint], device: str) -> int:
     return int((level_1.device_bytes - level_2.device_bytes) / WEIGHTS_FACTOR)
 
 
-def kv_tokens(checkpoint: Checkpoint, kv_bytes: int, devices: int) -> int:
-    """Tokens whose KV fits; a head is never split, so many devices may hold copies."""
+def kv_tokens(checkpoint: Checkpoint, kv_bytes: int, ranks: int) -> int:
+    """Tokens whose KV fits into ``kv_bytes`` of each rank; a head is never split, so several may
+    hold copies."""
     if not checkpoint.kv_token_bytes:
         return 0
-    heads = ceil(checkpoint.kv_heads / devices)
+    heads = ceil(checkpoint.kv_heads / ranks)
     return kv_bytes * checkpoint.kv_heads // (checkpoint.kv_token_bytes * heads)

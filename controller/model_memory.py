@@ -50,12 +50,20 @@ def checkpoint_where_needed(
         raise ConfigError([Problem("path", str(error))]) from error
 
 
-def within_kv(
-    engine: EngineSpec, checkpoint: Checkpoint, kv_bytes: int, devices: int
-) -> EngineSpec:
-    """vLLM refuses to start where one longest request does not fit into KV. A length that was
-    not written is lowered to what fits; one that was is the writer's to lower: ConfigError."""
-    tokens = kv_tokens(checkpoint, kv_bytes, devices)
+def must_divide(ranks: int, checkpoint: Checkpoint) -> None:
+    """Raises ConfigError: vLLM gives each rank as many attention heads as every other."""
+    if checkpoint.heads % ranks:
+        reason = f"the model's {checkpoint.heads} attention heads cannot be shared by {ranks}"
+        raise ConfigError([Problem("tensor_parallel", reason)])
+
+
+def within_kv(engine: EngineSpec, checkpoint: Checkpoint, kv_bytes: int) -> EngineSpec:
+    """``kv_bytes``: of each rank.
+
+    vLLM refuses to start where one longest request does not fit into KV. A length that was not
+    written is lowered to what fits; one that was is the writer's to lower: ConfigError.
+    """
+    tokens = kv_tokens(checkpoint, kv_bytes, engine.ranks)
     if not checkpoint.kv_token_bytes or (checkpoint.max_model_len or 0) <= tokens:
         return engine
     if "max_model_len" in engine.engine_args:
@@ -80,7 +88,7 @@ def _demand(entry: ModelEntry, checkpoint: Checkpoint | None, kv_bytes: int, dev
     demand = Demand(
         weights_bytes=checkpoint.weights_bytes if checkpoint else 0,
         kv_bytes=0 if checkpoint and not checkpoint.kv_token_bytes else kv_bytes,
-        devices=entry.tensor_parallel,
+        ranks=entry.tensor_parallel,
         is_eager=bool(entry.engine_args.get("enforce_eager")),
         is_fake=entry.kind == "fake",
     )

@@ -21,6 +21,7 @@ from controller.core.names import (
     ModelSpec,
     Schedule,
 )
+from controller.footprints import devices_of
 from controller.hours import parse_hours
 from controller.hub import HubAccess
 from controller.memory_budget import MemoryBudget
@@ -28,6 +29,7 @@ from controller.model_memory import (
     checkpoint_where_needed,
     footprints_of,
     kv_bytes_of,
+    must_divide,
     must_fit,
     within_kv,
 )
@@ -99,13 +101,16 @@ def _configure(written: ModelEntry, around: Surroundings) -> ConfiguredModel:
     if problems:
         raise ConfigError(problems)
     kv_bytes = kv_bytes_of(entry, around.device)
-    engine = _engine(entry, around, kv_bytes)
+    devices = devices_of(entry.tensor_parallel, around.device)
+    rank_kv_bytes = kv_bytes * devices // entry.tensor_parallel
+    engine = _engine(entry, around, rank_kv_bytes)
     checkpoint = checkpoint_where_needed(entry, engine, around.hub)
     if checkpoint:
-        engine = within_kv(engine, checkpoint, kv_bytes, entry.tensor_parallel)
+        must_divide(entry.tensor_parallel, checkpoint)
+        engine = within_kv(engine, checkpoint, rank_kv_bytes)
     footprints = footprints_of(entry, checkpoint, kv_bytes, around.device)
     must_fit(footprints, around.memory)
-    return ConfiguredModel(_spec(entry, footprints, engine.keeps_kv), engine)
+    return ConfiguredModel(_spec(entry, footprints, devices, engine.keeps_kv), engine)
 
 
 def _with_defaults(entry: ModelEntry, defaults: Mapping[str, Any]) -> ModelEntry:
@@ -125,8 +130,6 @@ def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any
 
 
 def _problems(entry: ModelEntry, around: Surroundings) -> Iterator[Problem]:
-    if around.device == "cpu" and entry.tensor_parallel > 1:
-        yield Problem("tensor_parallel", "must be 1: without a GPU a node has one device")
     if entry.kind == "fake":
         return
     for argument, reason in refusals(entry.engine_args):
@@ -146,10 +149,10 @@ def _location(entry: ModelEntry, base: Path) -> str:
     return str(path.resolve()) if _is_written_as_path(entry.path) or path.is_dir() else entry.path
 
 
-def _engine(entry: ModelEntry, around: Surroundings, kv_bytes: int) -> EngineSpec:
+def _engine(entry: ModelEntry, around: Surroundings, rank_kv_bytes: int) -> EngineSpec:
     arguments = dict(entry.engine_args)
     if entry.kind == "vllm":
-        arguments["kv_cache_memory_bytes"] = kv_bytes
+        arguments["kv_cache_memory_bytes"] = rank_kv_bytes
         arguments["tensor_parallel_size"] = entry.tensor_parallel
         if around.device == "cuda":
             arguments.setdefault("gpu_memory_utilization", _NO_CHECK_OF_FREE_MEMORY)
@@ -165,14 +168,16 @@ def _engine(entry: ModelEntry, around: Surroundings, kv_bytes: int) -> EngineSpe
     )
 
 
-def _spec(entry: ModelEntry, footprints: dict[Depth, Footprint], keeps_kv: bool) -> ModelSpec:
+def _spec(
+    entry: ModelEntry, footprints: dict[Depth, Footprint], devices: int, keeps_kv: bool
+) -> ModelSpec:
     return ModelSpec(
         name=ModelName(entry.name),
         footprints=footprints,
         replicas=entry.replicas.max,
         least_replicas=entry.replicas.min,
         spreads=entry.spread == "node",
-        devices_per_replica=entry.tensor_parallel,
+        devices_per_replica=devices,
         ladder=Ladder() if entry.idle == "auto" else Ladder(**entry.idle.model_dump()),
         sets_own_ladder=entry.idle == "auto",
         schedule=_schedule(entry.schedule) if entry.schedule is not None else None,

@@ -105,12 +105,18 @@ def _model_plan(
         devices=spec.devices_per_replica,
         weights_bytes=booked_weights(spec.footprints, settings.device),
         kv_bytes=kv,
-        kv_tokens=kv_tokens(checkpoint, kv, spec.devices_per_replica) if checkpoint else None,
+        kv_tokens=_kv_tokens(checkpoint, kv, model) if checkpoint else None,
         footprints={depth.name.lower(): f for depth, f in spec.footprints.items()},
         fits_alone=can_hold([(spec, Depth.AWAKE)], nodes),
         own_ladder=tuple(_own_ladder(spec, settings.policy)) if spec.sets_own_ladder else (),
         schedule=described(spec.schedule) if spec.schedule is not None else "",
     )
+
+
+def _kv_tokens(checkpoint: Checkpoint, kv_bytes: int, model: ConfiguredModel) -> int:
+    """``kv_bytes``: on each device."""
+    ranks = model.engine.ranks
+    return kv_tokens(checkpoint, kv_bytes * model.spec.devices_per_replica // ranks, ranks)
 
 
 def _own_ladder(spec: ModelSpec, policy: FleetPolicy) -> list[Rung]:

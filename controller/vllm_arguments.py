@@ -28,8 +28,10 @@ _NOT_THOSE = ("allowed_local_media_path", "allowed_media_domains")
 def refusals(engine_args: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """(argument, reason) for each that torpor sets, cannot honour, or vLLM does not know."""
     known = known_engine_args()
-    for name in engine_args:
+    for name, value in engine_args.items():
         reason = _reason(name, known)
+        if name == "distributed_executor_backend" and value == "ray":
+            reason = "an engine's processes are not actors of Ray; leave it out, or mp"
         if reason:
             yield name, reason
 

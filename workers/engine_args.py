@@ -90,7 +90,7 @@ def _declared(vllm: Path) -> Iterator[str]:
 def effective_args(spec: EngineSpec, *, device: str) -> dict[str, Any]:
     """What vLLM is started with: our defaults, the user's over them, what is ours on top."""
     return (
-        _defaults(device)
+        _defaults(spec, device)
         | spec.engine_args
         | {"model": spec.path, "served_model_name": [spec.model]}
         | ({"revision": spec.revision} if spec.revision else {})
@@ -99,23 +99,26 @@ def effective_args(spec: EngineSpec, *, device: str) -> dict[str, Any]:
     )
 
 
-def _defaults(device: str) -> dict[str, Any]:
-    common = {
+def _defaults(spec: EngineSpec, device: str) -> dict[str, Any]:
+    args: dict[str, Any] = {
         "disable_uvicorn_access_log": True,
         "disable_fastapi_docs": True,
         "use_tqdm_on_load": False,
     }
-    if device != "cpu":
-        return common
-    return common | {
-        "distributed_executor_backend": "uni",
-        "enforce_eager": True,
-        "kv_cache_memory_bytes": 256 * MIB,
-        # As long a context as that much KV can hold, instead of no start.
-        "max_model_len": -1,
-        # On a CPU a share of *host* memory, checked at start even where KV is given in bytes.
-        "gpu_memory_utilization": 0.1,
-    }
+    if device == "cpu":
+        args |= {
+            "distributed_executor_backend": "uni",
+            "enforce_eager": True,
+            "kv_cache_memory_bytes": 256 * MIB,
+            # As long a context as that much KV can hold, instead of no start.
+            "max_model_len": -1,
+            # On a CPU a share of *host* memory, checked at start even where KV is given in bytes.
+            "gpu_memory_utilization": 0.1,
+        }
+    if spec.ranks > 1:
+        # Processes of ours. In a placement group vLLM would make them Ray actors of its own.
+        args["distributed_executor_backend"] = "mp"
+    return args
 
 
 def _sleep(device: str) -> dict[str, Any]:

@@ -52,7 +52,8 @@ def engine_env(spec: EngineSpec, *, device: str = "cpu") -> dict[str, str]:
     """
     env = dict(_ALWAYS)
     if device == "cpu":
-        env |= _CPU | {"OMP_NUM_THREADS": str(len(os.sched_getaffinity(0)))}
+        threads = max(1, len(os.sched_getaffinity(0)) // spec.ranks)
+        env |= _CPU | {"OMP_NUM_THREADS": str(threads)}
         if not is_eager(spec):
             del env[_WITHOUT_COMPILER]
     if Path(spec.path).is_dir():

@@ -117,7 +117,7 @@ def _first(value: float | None, other: float) -> float:
 
 def _sizes(costs: ModelCosts) -> dict[Depth, Footprint]:
     """As measured; what was not is what the fleet itself would estimate for a GPU."""
-    sizes = estimate(Demand(costs.weights_bytes, costs.kv_bytes, devices=1), "cuda")
+    sizes = estimate(Demand(costs.weights_bytes, costs.kv_bytes, ranks=1), "cuda")
     for name, held in costs.footprints.items():
         sizes[Depth[name.upper()]] = Footprint(held.device_bytes, held.host_bytes)
     return sizes

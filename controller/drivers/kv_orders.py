@@ -23,7 +23,7 @@ class LiveKVOrders:
         spec = self._driver.engines.get(known.model) if known is not None else None
         if known is None or spec is None or known.place is None:
             return None
-        ranks = int(spec.engine_args.get("tensor_parallel_size", 1))
+        ranks = spec.ranks
         return KVPlace(known.place.node, spec.path, salt, ranks)
 
     async def carry_out(self, place: KVPlace, order: KVOrder, prefix: Prefix) -> Placed:

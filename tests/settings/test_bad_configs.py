@@ -123,6 +123,11 @@ BAD: list[tuple[Any, str, str]] = [
         "models[0].engine_args.data_parallel_size",
         "an engine lives on one node",
     ),
+    (
+        fakes({"kind": "vllm", "engine_args": {"distributed_executor_backend": "ray"}}),
+        "models[0].engine_args.distributed_executor_backend",
+        "not actors of Ray",
+    ),
     # paths and memory
     ({"models": [{"name": "a", "path": "./no"}]}, "models[0].path", "no such directory: /"),
     (
@@ -143,7 +148,6 @@ BAD: list[tuple[Any, str, str]] = [
         "models[0]",
         "can never be awake: needs 3.8 GiB, budget 2.0 GiB",
     ),
-    (fakes({"tensor_parallel": 2}, device="cpu"), "models[0].tensor_parallel", "must be 1"),
     # keys
     (one(server={"host": "0.0.0.0"}), "server.host", "without keys only loopback is bound"),
     (

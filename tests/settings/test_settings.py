@@ -104,6 +104,28 @@ def test_one_model_in_full(tmp_path: Path) -> None:
     }
 
 
+def test_without_a_gpu_ranks_are_processes_on_the_one_device(tmp_path: Path) -> None:
+    write_model(tmp_path / "m")
+    entry = {"name": "m", "path": "m", "kv_cache_gib": 1, "tensor_parallel": 2}
+    ((spec, engine),) = loaded(tmp_path, {"models": [entry]}).models
+    assert spec.devices_per_replica == 1
+    assert (engine.ranks, engine.engine_args["kv_cache_memory_bytes"]) == (2, GIB // 2)
+    sizes = [spec.footprints[depth] for depth in (Depth.AWAKE, Depth.KV_RELEASED, Depth.LEVEL_2)]
+    weights = -(-(80 + 4) * 2 * 5 // 4)
+    assert sizes[0] == Footprint(sizes[1].device_bytes + GIB)
+    assert sizes[1] == Footprint(weights + 4 * CPU_PROCESS_BYTES)
+    assert sizes[2] == Footprint(4 * CPU_PROCESS_BYTES)
+
+
+def test_ranks_share_the_attention_heads_evenly(tmp_path: Path) -> None:
+    write_model(tmp_path / "m", config={**LLAMA, "num_attention_heads": 9})
+    for device in ("cpu", "cuda"):
+        entry = {"name": "m", "path": "m", "tensor_parallel": 2}
+        with pytest.raises(ConfigError, match="tensor_parallel: the model's 9 attention heads"):
+            loaded(tmp_path, {"device": device, "models": [entry]})
+    assert loaded(tmp_path, {"models": [{**entry, "tensor_parallel": 3}]}).models
+
+
 def test_the_longest_request_fits_into_kv(tmp_path: Path) -> None:
     write_model(tmp_path / "m", config={**LLAMA, "max_position_embeddings": 1 << 30})
     entry: dict[str, Any] = {"name": "m", "path": "m", "kv_cache_gib": 0.001}

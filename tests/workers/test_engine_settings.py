@@ -41,6 +41,15 @@ def test_the_users_arguments_go_over_defaults_and_under_ours() -> None:
     assert "api_key" in OURS
 
 
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_ranks_are_processes_that_share_the_cores(device: str) -> None:
+    """In a placement group vLLM would make them actors of Ray by itself."""
+    wide = spec(tensor_parallel_size=2)
+    assert effective_args(wide, device=device)["distributed_executor_backend"] == "mp"
+    threads = int(engine_env(spec(), device="cpu")["OMP_NUM_THREADS"])
+    assert int(engine_env(wide, device="cpu")["OMP_NUM_THREADS"]) == max(1, threads // 2)
+
+
 def test_on_cuda_vllms_own_sleep_mode_is_on() -> None:
     args = effective_args(spec(), device="cuda")
     assert args["enable_sleep_mode"] is True
