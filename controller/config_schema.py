@@ -308,6 +308,9 @@ class KVSection(DurableSection):
     """Other durable tiers, by name, for the tenants that are sent there."""
     tenants: dict[str, DestinationName] = {}
     """The destination of a tenant's KV, instead of the one above."""
+    compression: Literal["none", "zstd", "fp8"] = "none"
+    """Of what lies in the durable tier. ``zstd`` loses nothing; ``fp8`` halves what has 16 bits and
+    loses precision, so answers may differ from those without."""
     encryption: Literal["none", "aes_gcm"] = "none"
     """Of what lies in the durable tier, with a key for each tenant."""
     encryption_key_file: str | None = None

@@ -11,7 +11,16 @@ from controller.durable_settings import durable_of, wrong
 from controller.footprints import GIB
 from controller.server_settings import under
 from kv_store.keys import Isolation
-from kv_store.settings import S3, Directory, Durable, Redis, TierSettings, named
+from kv_store.settings import (
+    LOSSY,
+    S3,
+    Compression,
+    Directory,
+    Durable,
+    Redis,
+    TierSettings,
+    named,
+)
 
 _URL, _PASSWORD, _KEY = "TORPOR_REDIS_URL", "TORPOR_REDIS_PASSWORD", "TORPOR_KV_KEY"
 _AMAZONS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
@@ -26,6 +35,7 @@ class KVSettings:
     durable: Durable
     isolation: Isolation
     chunk_tokens: int
+    compression: Compression
     is_encrypted: bool
     key_file: Path | None
     """None: the key is in the environment."""
@@ -47,6 +57,7 @@ class KVSettings:
             tenants=_tenants(section),
             isolation=Isolation(section.isolation),
             chunk_tokens=section.chunk_tokens,
+            compression=section.compression,
             is_encrypted=section.encryption == "aes_gcm",
             key_file=under(base, key_file) if key_file else None,
         )
@@ -65,7 +76,13 @@ class KVSettings:
                 name: _with_secrets(durable, environ, name)
                 for name, durable in self.destinations.items()
             },
+            compression=self.compression,
         )
+
+    @property
+    def lossy(self) -> str:
+        """What compression that loses precision is called, for salts; else empty."""
+        return self.compression if self.compression in LOSSY else ""
 
     def _key(self, environ: Mapping[str, str]) -> bytes:
         if not self.is_encrypted:

@@ -78,6 +78,7 @@ def api_settings(settings: Settings) -> ApiSettings:
             max_body_bytes=settings.server.max_body_bytes,
             kv_isolation=settings.kv.isolation if settings.kv else Isolation.TENANT,
             kv_destinations=settings.kv.tenants if settings.kv else {},
+            kv_lossy=settings.kv.lossy if settings.kv else "",
             prefix_secret=records_of_run().run.encode(),
         ),
     )

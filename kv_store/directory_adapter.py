@@ -30,8 +30,9 @@ from lmcache.v1.distributed.l2_adapters.config import (
 from lmcache.v1.distributed.l2_adapters.factory import register_l2_adapter_factory
 
 from kv_store.directory_bound import CHUNK, DRAFT, DirectoryBound, removed_bytes
-from kv_store.durable_adapter import DurableAdapter, ToRead, ToWrite
-from kv_store.seals import Seal, Sealed
+from kv_store.durable_adapter import NOT_ONE, DurableAdapter, Read, ToRead, ToWrite
+from kv_store.forms import Form
+from kv_store.seals import Sealed
 from kv_store.server_command import DIRECTORY
 
 _log = logging.getLogger(__name__)
@@ -57,12 +58,12 @@ class DirectoryAdapter(DurableAdapter):
     kind = DIRECTORY
     refused = (OSError,)
 
-    def __init__(self, config: DirectoryConfig, seal: Seal) -> None:
+    def __init__(self, config: DirectoryConfig, form: Form) -> None:
         config.path.mkdir(parents=True, exist_ok=True)
         self._directory = str(config.path)
         self._bound = DirectoryBound(config.path, config.limit_bytes)
         self._drafts, self._author = count(), uuid.uuid4().hex[:8]
-        super().__init__(seal, _HANDS, config.destination)
+        super().__init__(form, _HANDS, config.destination)
 
     def report_status(self) -> dict[str, Any]:
         return super().report_status() | self._bound.report()
@@ -73,12 +74,12 @@ class DirectoryAdapter(DurableAdapter):
     def _find(self, keys: Sequence[ObjectKey]) -> list[bool]:
         return [os.path.exists(self._path(key)) for key in keys]
 
-    def _read(self, some: ToRead) -> list[bytes | None]:
-        return [self._head(key, body) for key, body in some]
+    def _read(self, some: ToRead) -> list[Read | None]:
+        return [self._sealed(key, buffer) for key, buffer in some]
 
     def _drop(self, keys: Sequence[ObjectKey]) -> list[int]:
         sizes = [self._removed_bytes(self._path(key)) for key in keys]
-        return [size - self._seal.head_bytes if size else 0 for size in sizes]
+        return [size - self._form.head_bytes if size else 0 for size in sizes]
 
     def _used(self, keys: list[ObjectKey]) -> None:
         for key in keys:
@@ -114,26 +115,26 @@ class DirectoryAdapter(DurableAdapter):
         self._bound.shrunk(removed_bytes(path, size))
         return size
 
-    def _head(self, key: ObjectKey, body: memoryview) -> bytes | None:
+    def _sealed(self, key: ObjectKey, buffer: memoryview) -> Read | None:
         """What cannot be read may be read another time, so it is absent and not decayed."""
-        head = bytearray(self._seal.head_bytes)
+        head = bytearray(self._form.head_bytes)
         try:
-            is_whole = _is_read(self._path(key), head, body)
+            body = _read_file(self._path(key), head, buffer)
         except FileNotFoundError:
             return None
         except OSError as error:
             _log.warning("a chunk cannot be read: %s", error)
             return None
-        return bytes(head) if is_whole else b""
+        return (bytes(head), body) if body is not None else NOT_ONE
 
     def _path(self, key: ObjectKey) -> str:
         return f"{self._directory}/{self._group(key)}/{key.chunk_hash.hex()}{CHUNK}"
 
 
-def register(seal: Seal) -> None:
+def register(form: Form) -> None:
     """Make the adapter known to LMCache; once in a process."""
     register_l2_adapter_type(DIRECTORY, DirectoryConfig)
-    register_l2_adapter_factory(DIRECTORY, lambda config, _: DirectoryAdapter(config, seal))
+    register_l2_adapter_factory(DIRECTORY, lambda config, _: DirectoryAdapter(config, form))
 
 
 def _size(file: str | int) -> int | None:
@@ -166,10 +167,13 @@ def _created(path: str) -> int:
     return os.open(path, flags, 0o600)
 
 
-def _is_read(path: str, head: bytearray, body: memoryview) -> bool:
+def _read_file(path: str, head: bytearray, buffer: memoryview) -> memoryview | None:
+    """The body, in its buffer; None: there is no room for it there, or it is cut short."""
     file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        return _size(file) == len(head) + len(body) and _is_filled(file, head, body)
+        body_bytes = os.fstat(file).st_size - len(head)
+        body = buffer[: max(0, body_bytes)]
+        return body if len(body) == body_bytes and _is_filled(file, head, body) else None
     finally:
         os.close(file)
 

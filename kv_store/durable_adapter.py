@@ -1,8 +1,8 @@
 """What every durable tier of ours is to LMCache: an L2 adapter that answers whatever happens.
 
 Redis, a directory and S3 are subclasses, which write, find, read and drop chunks by key. Here is
-the rest: a task for each order, the results that LMCache comes for, the seal of each chunk
-(``kv_store.seals``), and the pause after a store was not reached: then everything fails at once
+the rest: a task for each order, the results that LMCache comes for, the form of each chunk
+(``kv_store.forms``), and the pause after a store was not reached: then everything fails at once
 for a moment, so that a store that stands still does not hold up every request by its time-out.
 
 Chunks are loaded straight into LMCache's memory and opened there: LMCache drops what it is not
@@ -30,13 +30,17 @@ from lmcache.v1.distributed.l2_adapters.base import L2AdapterInterface
 from lmcache.v1.memory_management import MemoryObj
 from lmcache.v1.platform import create_event_notifier
 
+from kv_store.forms import Chunk, Form
 from kv_store.keys import destination_of
-from kv_store.seals import Seal, Sealed
+from kv_store.seals import Sealed
 
 _log = logging.getLogger(__name__)
 T = TypeVar("T")
 ToWrite = Sequence[tuple[ObjectKey, Sealed]]
 ToRead = Sequence[tuple[ObjectKey, memoryview]]
+Read = tuple[bytes, memoryview]
+NOT_ONE: Read = (b"", memoryview(b""))
+"""What lies under a chunk's name and cannot be one."""
 
 _PAUSE_S = 1.0
 _TASKS_AT_ONCE = 4
@@ -65,9 +69,9 @@ class DurableAdapter(L2AdapterInterface):  # type: ignore[misc]
     refused: ClassVar[tuple[type[Exception], ...]] = ()
     """What says no; the next may be answered otherwise."""
 
-    def __init__(self, seal: Seal, hands: int, destination: str = "") -> None:
+    def __init__(self, form: Form, hands: int, destination: str = "") -> None:
         super().__init__()
-        self._seal = seal
+        self._form = form
         self._destination = destination
         self._storing, self._reading = _Lane("store", hands), _Lane("read", hands)
         self._lock = threading.Lock()
@@ -87,8 +91,9 @@ class DurableAdapter(L2AdapterInterface):  # type: ignore[misc]
     def _find(self, keys: Sequence[ObjectKey]) -> list[bool]: ...
 
     @abstractmethod
-    def _read(self, some: ToRead) -> list[bytes | None]:
-        """The head of each whose body fills its buffer; None for what is not there."""
+    def _read(self, some: ToRead) -> list[Read | None]:
+        """The head of each, and its body, which is where its buffer begins; empty ones for what
+        cannot be a chunk, None for what is not there."""
 
     @abstractmethod
     def _drop(self, keys: Sequence[ObjectKey]) -> list[int]:
@@ -103,7 +108,7 @@ class DurableAdapter(L2AdapterInterface):  # type: ignore[misc]
     def _group(self, key: ObjectKey) -> str:
         """Where chunks of a model, rank and salt lie together, under their hashes."""
         place = f"{key.kv_rank}\0{key.object_group_id}"
-        return _group_name(key.model_name, place, key.cache_salt, self._seal.name)
+        return _group_name(key.model_name, place, key.cache_salt, self._form.name)
 
     def get_store_event_fd(self) -> int:
         return int(self._store_event.fileno())
@@ -115,8 +120,8 @@ class DurableAdapter(L2AdapterInterface):  # type: ignore[misc]
         return int(self._load_event.fileno())
 
     def submit_store_task(self, keys: list[ObjectKey], objects: list[MemoryObj]) -> int:
-        chunks = [memoryview(each.byte_array).cast("B") for each in objects]
-        work, failed = (lambda: self._store(keys, chunks)), L2StoreResult(False, 0)
+        chunks = [*map(Chunk.of, keys, objects)]
+        work, failed = (lambda: self._store(chunks)), L2StoreResult(False, 0)
         return self._submit(self._storing, work, failed, self._stored, self._store_event)
 
     def pop_completed_store_tasks(self) -> dict[int, L2StoreResult]:
@@ -139,8 +144,8 @@ class DurableAdapter(L2AdapterInterface):  # type: ignore[misc]
         """Nothing is locked: a chunk that goes under a load is a miss."""
 
     def submit_load_task(self, keys: list[ObjectKey], objects: list[MemoryObj]) -> int:
-        buffers = [memoryview(each.byte_array).cast("B") for each in objects]
-        work, none = (lambda: self._load(keys, buffers)), Bitmap(len(keys))
+        chunks = [*map(Chunk.of, keys, objects)]
+        work, none = (lambda: self._load(chunks)), Bitmap(len(keys))
         return self._submit(self._reading, work, none, self._loaded, self._load_event)
 
     def query_load_result(self, task_id: int) -> Bitmap | None:
@@ -217,49 +222,50 @@ class DurableAdapter(L2AdapterInterface):  # type: ignore[misc]
     def _is_paused(self) -> bool:
         return time.monotonic() < self._paused_until
 
-    def _store(self, keys: list[ObjectKey], chunks: list[memoryview]) -> L2StoreResult:
-        told = self._by_many_hands(
-            self._storing, self._store_some, list(zip(keys, chunks, strict=True))
-        )
-        stored = [key for key, is_stored in zip(keys, told, strict=True) if is_stored]
-        sizes = [len(chunk) for chunk, is_stored in zip(chunks, told, strict=True) if is_stored]
+    def _store(self, chunks: list[Chunk]) -> L2StoreResult:
+        sizes = self._by_many_hands(self._storing, self._store_some, chunks)
+        stored = [(each.key, size) for each, size in zip(chunks, sizes, strict=True) if size]
         if stored:
-            self._notify_keys_stored(stored, sizes)
-        return L2StoreResult(all(told), sum(sizes))
+            self._notify_keys_stored(*map(list, zip(*stored, strict=True)))
+        return L2StoreResult(all(sizes), sum(sizes))
 
-    def _store_some(self, some: ToRead) -> list[bool]:
-        return self._write([(key, self._seal.close(key, chunk)) for key, chunk in some])
+    def _store_some(self, some: Sequence[Chunk]) -> list[int]:
+        """The bytes of each body; none for what was not stored."""
+        sealed = [(each.key, self._form.close(each)) for each in some]
+        told = self._write(sealed)
+        return [
+            len(body) if is_stored else 0
+            for (_, (_, body)), is_stored in zip(sealed, told, strict=True)
+        ]
 
-    def _load(self, keys: list[ObjectKey], buffers: list[memoryview]) -> Bitmap:
-        told = self._by_many_hands(
-            self._reading, self._load_some, list(zip(keys, buffers, strict=True))
-        )
-        there = [key for key, is_loaded in zip(keys, told, strict=True) if is_loaded]
+    def _load(self, chunks: list[Chunk]) -> Bitmap:
+        told = self._by_many_hands(self._reading, self._load_some, chunks)
+        there = [each.key for each, is_loaded in zip(chunks, told, strict=True) if is_loaded]
         if there:
             self._used(there)
             self._notify_keys_accessed(there)
         return _bitmap(told)
 
-    def _load_some(self, some: ToRead) -> list[bool]:
-        heads = self._read(some)
+    def _load_some(self, some: Sequence[Chunk]) -> list[bool]:
+        read = self._read([(each.key, each.memory) for each in some])
         return [
-            head is not None and self._is_opened(key, head, body)
-            for (key, body), head in zip(some, heads, strict=True)
+            sealed is not None and self._is_opened(chunk, *sealed)
+            for chunk, sealed in zip(some, read, strict=True)
         ]
 
-    def _is_opened(self, key: ObjectKey, head: bytes, body: memoryview) -> bool:
-        if self._seal.open(key, head, body):
+    def _is_opened(self, chunk: Chunk, head: bytes, body: memoryview) -> bool:
+        if self._form.open(chunk, head, body):
             return True
         _log.warning("a chunk in the store is not what was stored there")
-        self.delete([key])
+        self.delete([chunk.key])
         return False
 
     def _by_many_hands(
-        self, lane: _Lane, work: Callable[[ToRead], list[bool]], whole: ToRead
-    ) -> list[bool]:
+        self, lane: _Lane, work: Callable[[Sequence[Chunk]], list[T]], whole: list[Chunk]
+    ) -> list[T]:
         return [told for some in lane.hands.map(work, self._batches(whole)) for told in some]
 
-    def _batches(self, whole: ToRead) -> Iterator[ToRead]:
+    def _batches(self, whole: list[Chunk]) -> Iterator[list[Chunk]]:
         for first in range(0, len(whole), self.at_once):
             yield whole[first : first + self.at_once]
 

@@ -80,10 +80,12 @@ class KVIdentity:
 
 
 @lru_cache(maxsize=4096)
-def salt_of(identity: str, domain: str, destination: str = "") -> str:
-    """64 hexadecimal digits, of an identity's digest and a domain; then the destination, if it is
-    not the fleet's own."""
-    digest = blake3(json.dumps([identity, domain]).encode()).hexdigest()
+def salt_of(identity: str, domain: str, destination: str = "", *, lossy: str = "") -> str:
+    """64 hexadecimal digits, of an identity's digest and a domain, and of how chunks lose precision
+    in the durable tier, where they do (``kv_store.packing``); then the destination, if it is not
+    the fleet's own."""
+    told = [identity, domain, lossy] if lossy else [identity, domain]
+    digest = blake3(json.dumps(told).encode()).hexdigest()
     return f"{digest}{_TO}{destination}" if destination else digest
 
 

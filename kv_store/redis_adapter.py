@@ -26,8 +26,8 @@ from redis.exceptions import ConnectionError as Unreachable
 from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as Unanswered
 
-from kv_store.durable_adapter import DurableAdapter, ToRead, ToWrite
-from kv_store.seals import Seal
+from kv_store.durable_adapter import NOT_ONE, DurableAdapter, Read, ToRead, ToWrite
+from kv_store.forms import Form
 from kv_store.server_command import PASSWORD, REDIS, USERNAME
 from kv_store.settings import named
 
@@ -81,10 +81,10 @@ class RedisAdapter(DurableAdapter):
     unreachable = (Unreachable, Unanswered)
     refused = (RedisError,)
 
-    def __init__(self, config: RedisConfig, seal: Seal) -> None:
+    def __init__(self, config: RedisConfig, form: Form) -> None:
         self._redis = Redis(connection_pool=config.pool())
         self._namespace = f"{config.prefix}{NAMESPACE}"
-        super().__init__(seal, config.connections, config.destination)
+        super().__init__(form, config.connections, config.destination)
 
     def _write(self, some: ToWrite) -> list[bool]:
         with self._redis.pipeline(transaction=False) as pipe:
@@ -99,7 +99,7 @@ class RedisAdapter(DurableAdapter):
                 pipe.exists(self._name(key))
             return [bool(answer) for answer in pipe.execute()]
 
-    def _read(self, some: ToRead) -> list[bytes | None]:
+    def _read(self, some: ToRead) -> list[Read | None]:
         names = [self._name(key) for key, _ in some]
         answer: Any = self._redis.mget([*names, *(name + _HEAD for name in names)])
         bodies, heads = answer[: len(some)], answer[len(some) :]
@@ -121,20 +121,20 @@ class RedisAdapter(DurableAdapter):
 
     def _name(self, key: ObjectKey) -> str:
         place = f"{key.kv_rank:08x}@{key.object_group_id:x}@{key.chunk_hash.hex()}"
-        return f"{self._namespace}{key.model_name}@{place}@{key.cache_salt}@{self._seal.name}"
+        return f"{self._namespace}{key.model_name}@{place}@{key.cache_salt}@{self._form.name}"
 
 
-def register(seal: Seal) -> None:
+def register(form: Form) -> None:
     """Make the adapter known to LMCache; once in a process."""
     register_l2_adapter_type(REDIS, RedisConfig)
-    register_l2_adapter_factory(REDIS, lambda config, _: RedisAdapter(config, seal))
+    register_l2_adapter_factory(REDIS, lambda config, _: RedisAdapter(config, form))
 
 
-def _filled(buffer: memoryview, body: bytes | None, head: bytes | None) -> bytes | None:
-    """What is not whole opens with nothing."""
+def _filled(buffer: memoryview, body: bytes | None, head: bytes | None) -> Read | None:
     if body is None:
         return None
-    if head is None or len(body) != len(buffer):
-        return b""
-    buffer[:] = body
-    return head
+    if head is None or len(body) > len(buffer):
+        return NOT_ONE
+    filled = buffer[: len(body)]
+    filled[:] = body
+    return head, filled

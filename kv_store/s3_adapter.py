@@ -37,8 +37,8 @@ from lmcache.v1.distributed.l2_adapters.config import (
 )
 from lmcache.v1.distributed.l2_adapters.factory import register_l2_adapter_factory
 
-from kv_store.durable_adapter import DurableAdapter, ToRead, ToWrite
-from kv_store.seals import Seal
+from kv_store.durable_adapter import NOT_ONE, DurableAdapter, Read, ToRead, ToWrite
+from kv_store.forms import Form
 from kv_store.server_command import S3
 
 _log = logging.getLogger(__name__)
@@ -126,8 +126,11 @@ class Asked:
         return self.status in _OK
 
     @property
-    def is_filled(self) -> bool:
-        return self.is_well and self._came == len(self.body)
+    def came(self) -> memoryview | None:
+        """The whole body; None: it has no room, or did not come."""
+        if not self.is_well or self._came > len(self.body):
+            return None
+        return memoryview(self.body)[: self._came]
 
     def _on_headers(self, status_code: int, headers: list[tuple[str, str]], **_: Any) -> None:
         self.status = status_code
@@ -145,7 +148,7 @@ class S3Adapter(DurableAdapter):
     unreachable = (NoAnswer,)
     refused = (AwsCrtError,)
 
-    def __init__(self, config: S3Config, seal: Seal) -> None:
+    def __init__(self, config: S3Config, form: Form) -> None:
         self._config = config
         threads = EventLoopGroup(_IO_THREADS)
         bootstrap = ClientBootstrap(threads, DefaultHostResolver(threads))
@@ -157,7 +160,7 @@ class S3Adapter(DurableAdapter):
             tls_mode=S3RequestTlsMode.ENABLED if config.is_tls else S3RequestTlsMode.DISABLED,
             tls_connection_options=_trusting(config.ca) if config.is_tls else None,
         )
-        super().__init__(seal, _HANDS, config.destination)
+        super().__init__(form, _HANDS, config.destination)
 
     def _write(self, some: ToWrite) -> list[bool]:
         begun = [self._put(key, b"".join(sealed)) for key, sealed in some]
@@ -172,10 +175,10 @@ class S3Adapter(DurableAdapter):
         begun = [self._ask("HEAD", key) for key in keys]
         return [asked.answer().is_well for asked in begun]
 
-    def _read(self, some: ToRead) -> list[bytes | None]:
+    def _read(self, some: ToRead) -> list[Read | None]:
         begun = [self._get(key, len(body)) for key, body in some]
         return [
-            self._head(asked.answer(), body) for asked, (_, body) in zip(begun, some, strict=True)
+            self._sealed(asked.answer(), into) for asked, (_, into) in zip(begun, some, strict=True)
         ]
 
     def _drop(self, keys: Sequence[ObjectKey]) -> list[int]:
@@ -186,15 +189,17 @@ class S3Adapter(DurableAdapter):
         ]
         for asked in gone:
             asked.answer()
-        return [each.length - self._seal.head_bytes if each.is_well else 0 for each in there]
+        return [each.length - self._form.head_bytes if each.is_well else 0 for each in there]
 
-    def _head(self, asked: Asked, body: memoryview) -> bytes | None:
+    def _sealed(self, asked: Asked, buffer: memoryview) -> Read | None:
         if not asked.is_well:
             return None
-        if not asked.is_filled:
-            return b""
-        body[:] = asked.body[self._seal.head_bytes :]
-        return bytes(asked.body[: self._seal.head_bytes])
+        came, head_bytes = asked.came, self._form.head_bytes
+        if came is None or len(came) < head_bytes:
+            return NOT_ONE
+        body = buffer[: len(came) - head_bytes]
+        body[:] = came[head_bytes:]
+        return bytes(came[:head_bytes]), body
 
     def _put(self, key: ObjectKey, content: bytes) -> Asked:
         told = {"Content-Length": str(len(content))}
@@ -202,7 +207,7 @@ class S3Adapter(DurableAdapter):
         return self._begin(Asked(), request, S3RequestType.PUT_OBJECT)
 
     def _get(self, key: ObjectKey, body_bytes: int) -> Asked:
-        asked = Asked(self._seal.head_bytes + body_bytes)
+        asked = Asked(self._form.head_bytes + body_bytes)
         return self._begin(asked, self._request("GET", key), S3RequestType.GET_OBJECT)
 
     def _ask(self, method: str, key: ObjectKey) -> Asked:
@@ -231,10 +236,10 @@ class S3Adapter(DurableAdapter):
         return HttpRequest(method, self._config.path + quote(name), headers, body)
 
 
-def register(seal: Seal) -> None:
+def register(form: Form) -> None:
     """Make the adapter known to LMCache; once in a process."""
     register_l2_adapter_type(S3, S3Config)
-    register_l2_adapter_factory(S3, lambda config, _: S3Adapter(config, seal))
+    register_l2_adapter_factory(S3, lambda config, _: S3Adapter(config, form))
 
 
 def _trusting(ca: str | None) -> TlsConnectionOptions:

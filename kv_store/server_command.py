@@ -30,6 +30,8 @@ USERNAME, PASSWORD = "TORPOR_KV_REDIS_USERNAME", "TORPOR_KV_REDIS_PASSWORD"
 """Of the store, in the server's environment; of a destination's by ``named``."""
 KEY = "TORPOR_KV_KEY"
 """That chunks are encrypted with, there too, in hexadecimal digits."""
+COMPRESSION = "TORPOR_KV_COMPRESSION"
+"""``TierSettings.compression``, there too."""
 _SEGMENT_PREFIX = "lmcache_l1_pool_"
 _READ_LOCK_S = 120
 _SESSION_S = 1800
@@ -75,7 +77,7 @@ def environment(settings: TierSettings) -> dict[str, str]:
             told[named(PASSWORD, destination)] = durable.password
         if isinstance(durable, S3Settings):
             told |= durable.credentials
-    told[KEY] = settings.key.hex()
+    told[KEY], told[COMPRESSION] = settings.key.hex(), settings.compression
     return told
 
 

@@ -33,16 +33,18 @@ from lmcache.v1.multiprocess.config import (
 from lmcache.v1.multiprocess.http_server import run_http_server
 
 from kv_store import destinations, directory_adapter, redis_adapter, s3_adapter
-from kv_store.seals import CipherSeal, DigestSeal, Seal
-from kv_store.server_command import KEY
+from kv_store.forms import Form
+from kv_store.packing import packing_of
+from kv_store.seals import CipherSeal, DigestSeal
+from kv_store.server_command import COMPRESSION, KEY
 
 _POLITE_S = 5.0
 
 
 def main() -> int:
-    seal = _seal()
+    form = _form()
     for kind in (directory_adapter, redis_adapter, s3_adapter):
-        kind.register(seal)
+        kind.register(form)
     destinations.register()
     args = _parser().parse_args()
     threading.Thread(target=_die_with_parent, args=(args.shm_name,), daemon=True).start()
@@ -72,10 +74,11 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _seal() -> Seal:
+def _form() -> Form:
     """The key is in nobody's environment afterwards that this process may start."""
     key = bytes.fromhex(os.environ.pop(KEY, ""))
-    return CipherSeal(key) if key else DigestSeal()
+    seal = CipherSeal(key) if key else DigestSeal()
+    return Form(seal, packing_of(os.environ[COMPRESSION]))
 
 
 def _die_with_parent(segment: str) -> None:

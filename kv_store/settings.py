@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Literal
 
+Compression = Literal["none", "zstd", "fp8"]
+LOSSY: tuple[Compression, ...] = ("fp8",)
 MIB = 1024 * 1024
 VLLM_BLOCK_TOKENS = 128
 """vLLM's block on a CPU; the blocks of other platforms divide it."""
@@ -64,7 +67,8 @@ def named(variable: str, destination: str) -> str:
 class TierSettings:
     """One LMCache server. ``name`` is unique on the host: its shared memory bears it.
 
-    ``key`` seals what lies in the durable tier; empty: a digest does.
+    ``key`` seals what lies in the durable tier; empty: a digest does. ``compression``: what
+    becomes of chunks there (``kv_store.packing``).
     """
 
     name: str
@@ -75,6 +79,7 @@ class TierSettings:
     key: bytes = field(default=b"", repr=False)
     destinations: Mapping[str, Durable] = field(default_factory=dict)
     """Other durable tiers, by the name that a salt tells (``kv_store.keys``)."""
+    compression: Compression = "none"
 
     def __post_init__(self) -> None:
         if self.chunk_tokens <= 0 or self.chunk_tokens % VLLM_BLOCK_TOKENS:

@@ -372,9 +372,9 @@ class _Exchange:
         return salted(call.body, self._salt(lease), own_id)
 
     def _salt(self, lease: Lease) -> str:
-        destinations = self._inference.limits.kv_destinations
-        destination = destinations.get(self._asked.caller.tenant, "")
-        return salt_of(lease.kv_identity, self._domain(), destination)
+        limits = self._inference.limits
+        destination = limits.kv_destinations.get(self._asked.caller.tenant, "")
+        return salt_of(lease.kv_identity, self._domain(), destination, lossy=limits.kv_lossy)
 
     def _domain(self) -> str:
         isolation, tenant = self._inference.limits.kv_isolation, self._asked.caller.tenant

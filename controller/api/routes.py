@@ -93,6 +93,8 @@ class InferenceLimits:
     """Who may find whose KV."""
     kv_destinations: Mapping[str, str] = field(default_factory=dict)
     """Of tenants whose KV does not go to the fleet's own durable tier."""
+    kv_lossy: str = ""
+    """How KV loses precision in the durable tier; empty: it does not."""
     prefix_secret: bytes = b""
     """What keys of prompts' beginnings are made with: one for all processes of a run."""
     client_stall_s: float = 300.0

@@ -56,6 +56,20 @@ async def test_other_weights_another_salt(stand: Stand) -> None:
     assert len(set(salts)) == 2
 
 
+async def test_kv_that_lost_precision_is_for_those_who_said_so(stand: Stand) -> None:
+    stand.leases.kv_identity = "weights"
+    engine = await stand.engine()
+    salts = []
+    for lossy in ("", "fp8"):
+        stand.settings = replace(
+            stand.settings, inference=replace(stand.settings.inference, kv_lossy=lossy)
+        )
+        client = await stand.open()
+        await client.post("/v1/chat/completions", json=body())
+        salts.append(engine.seen[-1].json()["cache_salt"])
+    assert salts[0] != salts[1]
+
+
 async def test_tenants_do_not_share(stand: Stand) -> None:
     stand.leases.kv_identity = "weights"
     keys = [

@@ -4,14 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from random import Random
 from typing import Any
 
+import torch
 from lmcache.v1.distributed.api import ObjectKey
 
 from kv_store.durable_adapter import DurableAdapter
 from tests.workers.stand import eventually
 
-CHUNKS = [bytes([number]) * 1000 for number in range(20)]
+
+def _numbers(seed: int) -> bytes:
+    """500 of bfloat16, all of one exponent."""
+    return bytes(byte for low in Random(seed).randbytes(500) for byte in (low, seed))
+
+
+CHUNKS = [_numbers(number) for number in range(20)]
 KEYS = [ObjectKey(bytes([number]) * 32, "m", 1, 0, "s") for number in range(20)]
 
 
@@ -20,6 +28,9 @@ class Buffer:
     """As much of LMCache's memory as an adapter sees."""
 
     byte_array: bytearray
+
+    def get_dtype(self) -> torch.dtype:
+        return torch.bfloat16
 
 
 def buffers(contents: list[bytes]) -> list[Any]:

@@ -8,7 +8,7 @@ import socket
 import subprocess
 import uuid
 from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NoReturn
 
@@ -112,9 +112,10 @@ def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def tier(place: Place, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Tier]:
-    """What lies in the object store is encrypted."""
-    key = KEY if isinstance(place, ObjectStore) else b""
-    settings = settings_of(place, key=key)
+    """What lies in the object store is compressed and encrypted."""
+    settings = settings_of(place)
+    if isinstance(place, ObjectStore):
+        settings = replace(settings, key=KEY, compression="zstd")
     async for running in serving(settings, tmp_path_factory.mktemp("log") / "server.log", place):
         yield running
 

@@ -1,4 +1,4 @@
-"""An engine's hand on the KV tier, without the engine: stores and loads chunks of random bytes.
+"""An engine's hand on the KV tier, without the engine: stores and loads chunks of random numbers.
 
 It speaks to a real LMCache server as an engine's worker does, so that what concerns the tier
 alone is tested in milliseconds.
@@ -41,12 +41,12 @@ class Hand:
         return Prefix(self.model, salt, tokens)
 
     def store(self, tokens: list[int], salt: str = "s") -> list[bytes]:
-        """Chunks of random bytes for all whole chunks; what lies in the host tier already stays."""
+        """Random numbers for all whole chunks; what lies in the host tier already stays."""
         key = self._key(tokens, salt)
         prepared = self._client.prepare_store(key, self._instance).result(timeout=LIMIT_S)
         written = []
         for slot in prepared.context["slots"]:
-            chunk = random.randbytes(slot["length"])
+            chunk = _numbers(slot["length"])
             self._pool.buf[slot["offset"] : slot["offset"] + slot["length"]] = chunk
             written.append(chunk)
         assert self._client.commit_store(key, self._instance, b"").result(timeout=LIMIT_S)
@@ -122,6 +122,13 @@ class Hand:
             cache_salt=salt,
             request_configs=None,
         )
+
+
+def _numbers(length: int) -> bytes:
+    """Of four bytes, all of one sign and exponent but for its last bit."""
+    drawn = bytearray(random.randbytes(length))
+    drawn[3::4] = bytes([0x40]) * (length // 4)
+    return bytes(drawn)
 
 
 def tokens(chunks: int, seed: int = 0, chunk_tokens: int = 128) -> list[int]:

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from kv_store.directory_adapter import DirectoryAdapter, DirectoryConfig
+from kv_store.forms import Form
+from kv_store.packing import Lossless
 from kv_store.seals import DigestSeal
 from tests.kv_store.adapters import CHUNKS, KEYS, loaded, looked, stored
 from tests.workers.stand import eventually
@@ -23,7 +25,7 @@ def opened(tmp_path: Path) -> Iterator[Opened]:
 
     def opening(limit_bytes: int | None = None) -> DirectoryAdapter:
         config = DirectoryConfig(tmp_path / "kv", limit_bytes)
-        adapters.append(DirectoryAdapter(config, DigestSeal()))
+        adapters.append(DirectoryAdapter(config, Form(DigestSeal(), Lossless(compresses=False))))
         return adapters[-1]
 
     yield opening

@@ -15,6 +15,8 @@ from pathlib import Path
 import pytest
 import redis
 
+from kv_store.forms import Form
+from kv_store.packing import Lossless
 from kv_store.redis_adapter import RedisAdapter, RedisConfig
 from kv_store.seals import DigestSeal
 from kv_store.server_command import command, environment
@@ -28,6 +30,7 @@ from tests.workers.stand import eventually
 
 Opened = Callable[[Redis], RedisAdapter]
 START_S = 60.0
+FORM = Form(DigestSeal(), Lossless(compresses=False))
 
 
 @pytest.fixture
@@ -41,7 +44,7 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> Iterator[Opened]:
             monkeypatch.setenv(name, told)
         words = command(settings, port=1, http_port=2)
         config = json.loads(words[words.index("--l2-adapter") + 1])
-        adapters.append(RedisAdapter(RedisConfig.from_dict(config), DigestSeal()))
+        adapters.append(RedisAdapter(RedisConfig.from_dict(config), FORM))
         return adapters[-1]
 
     yield opening
@@ -146,7 +149,7 @@ async def test_a_destination_has_a_password_and_a_prefix_of_its_own(
     for name, told in environment(sent).items():
         monkeypatch.setenv(name, told)
     config = json.loads(command(sent, port=1, http_port=2)[-1])
-    adapter = RedisAdapter(RedisConfig.from_dict(config), DigestSeal())
+    adapter = RedisAdapter(RedisConfig.from_dict(config), FORM)
     keys = [replace(key, cache_salt="s~a-b") for key in KEYS[:2]]
 
     assert await stored(adapter, keys, CHUNKS[:2])

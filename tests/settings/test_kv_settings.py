@@ -126,6 +126,15 @@ def test_the_key_is_in_a_file_or_in_the_environment(tmp_path: Path, in_file: boo
     assert Settings.from_json(settings.to_json()) == settings
 
 
+@pytest.mark.parametrize(("compression", "lossy"), [("none", ""), ("zstd", ""), ("fp8", "fp8")])
+def test_what_loses_precision_is_in_the_salt(tmp_path: Path, compression: str, lossy: str) -> None:
+    settings = loaded(tmp_path, {"compression": compression})
+
+    assert settings.kv is not None
+    assert settings.kv.tier({}).compression == compression
+    assert api_settings(settings).inference.kv_lossy == lossy
+
+
 def test_a_key_is_not_enough_to_encrypt(tmp_path: Path) -> None:
     settings = loaded(tmp_path, {}, TORPOR_KV_KEY=KEY)
 
@@ -169,6 +178,7 @@ def test_the_one_database_may_be_named(tmp_path: Path) -> None:
         ({"s3": "s3://kv", "s3_endpoint": "http://me:secret@store"}, "kv.s3_endpoint: must be"),
         ({"s3": "s3://kv", "redis": "redis://store"}, "there is one durable tier"),
         ({"encryption": "aes_gcm", "encryption_key_file": "gone"}, "kv.encryption_key_file: "),
+        ({"compression": "lzma"}, "kv.compression: must be one of"),
         ({"encryption": "rot13"}, "kv.encryption: must be one of"),
         ({"chunk_tokens": 100}, "kv.chunk_tokens"),
         ({"host_gib": 0}, "kv.host_gib: must be > 0"),
