@@ -24,13 +24,18 @@ Prompt = list[int]
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """``hit`` tokens of the prompt were found, in ``tier`` at the deepest."""
+class Found:
+    """``hit`` tokens of the prompt, in ``tier`` at the deepest."""
 
-    first_s: float
-    text: str
     hit: int
     tier: str
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    first_s: float
+    text: str
+    found: Found
 
 
 @dataclass(slots=True)
@@ -72,6 +77,26 @@ class Asker:
             reason = error or type(error).__name__
             raise BenchError(f"{self._model} did not answer: {reason}") from error
 
+    def tokens(self, prompt: str, tokens: int) -> tuple[Found, tuple[int, ...]]:
+        """Of a greedy answer as a whole."""
+        body = {
+            "model": self._model,
+            "prompt": prompt,
+            "max_tokens": tokens,
+            "ignore_eos": True,
+            "temperature": 0,
+            "return_token_ids": True,
+        }
+        try:
+            response = self._http.post(_PATH, json=body)
+        except httpx.TransportError as error:
+            raise BenchError(f"{self._model} did not answer: {type(error).__name__}") from error
+        if response.status_code != 200:
+            raise BenchError(f"{self._model} did not answer: {response.text[:200]}")
+        found = _FOUND.match(response.headers.get("x-torpor-kv", ""))
+        (choice,) = response.json()["choices"]
+        return _found(found), tuple(choice["token_ids"])
+
     def _read(self, response: httpx.Response, began: float) -> Answer:
         if response.status_code != 200:
             response.read()
@@ -80,8 +105,7 @@ class Asker:
         told = Told()
         told.read(lines.passed(response.iter_lines()), self._clock)
         found = _FOUND.match(response.headers.get("x-torpor-kv", "")) or lines.found
-        hit, tier = (int(found["hit"]), found["tier"]) if found else (0, "none")
-        return Answer(told.heard(began).first_s, "".join(lines.text), hit, tier)
+        return Answer(told.heard(began).first_s, "".join(lines.text), _found(found))
 
 
 @dataclass(slots=True)
@@ -99,6 +123,10 @@ class _Lines:
             elif line.startswith("data: {"):
                 choices = json.loads(line.removeprefix("data: ")).get("choices") or [{}]
                 self.text.append(choices[0].get("text") or "")
+
+
+def _found(told: re.Match[str] | None) -> Found:
+    return Found(int(told["hit"]), told["tier"]) if told else Found(0, "none")
 
 
 def client_of(url: str) -> httpx.Client:

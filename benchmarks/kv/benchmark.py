@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from benchmarks.kv import storing, transfer
+from benchmarks.kv import agreement, storing, transfer
 from benchmarks.kv.first_token import FirstTokens
 from benchmarks.kv.fleets import chosen, only
 from benchmarks.kv.notes import notes
@@ -24,6 +24,8 @@ def measure(run: Run, options: Options, settings: Settings) -> None:
             storing.measure(run, alone, options.repeats)
         if "first_token" in options.parts:
             FirstTokens(run, options, alone).measure()
+        if "agreement" in options.parts:
+            agreement.measure(run, alone)
     except FleetError as error:
         raise BenchError(error.message) from error
     finally:

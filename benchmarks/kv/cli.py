@@ -29,7 +29,10 @@ def command(
     repeats: Annotated[int, typer.Option(min=1)] = 3,
     parts: Annotated[
         str | None,
-        typer.Option(help="Only these.", show_default="transfer,storing,first_token"),
+        typer.Option(
+            help="Only these; agreement, which is not measured unasked, among them.",
+            show_default="transfer,storing,first_token",
+        ),
     ] = None,
     seed: Seed = 0,
     out: Out = None,
@@ -39,7 +42,7 @@ def command(
     json: Json = False,
 ) -> None:
     """Export and prefetch against a plain copy; long prefixes restored and recomputed; the cost
-    of storing."""
+    of storing; how far answers over compressed KV agree."""
     from benchmarks.cli import publish
     from benchmarks.kv.benchmark import measure
     from benchmarks.kv.options import Options, parse_lengths, parse_parts

@@ -102,13 +102,13 @@ class FirstTokens:
             self._add(fleet.asker.ask(self._prompts.fresh(length)), after, length, RECOMPUTED)
 
     def _add(self, answer: Answer, after: str, length: int, kv: str) -> None:
-        if kv == RECOMPUTED and answer.hit:
-            raise BenchError(f"{answer.hit} tokens of a fresh prompt were found")
+        if kv == RECOMPUTED and answer.found.hit:
+            raise BenchError(f"{answer.found.hit} tokens of a fresh prompt were found")
         self._seconds(NAME, answer.first_s, after=after, tokens=str(length), kv=kv)
 
     def _found(self, answer: Answer, after: str, length: int) -> None:
-        labels = {"after": after, "tokens": str(length), "tier": answer.tier}
-        self._put("found_tokens", "count", answer.hit, labels, "higher")
+        labels = {"after": after, "tokens": str(length), "tier": answer.found.tier}
+        self._put("found_tokens", "count", answer.found.hit, labels, "higher")
 
     def _same(self, answer: Answer, undisturbed: Answer, after: str) -> None:
         is_same = float(answer.text == undisturbed.text)

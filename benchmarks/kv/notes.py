@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 
+from benchmarks.kv.agreement import ANSWER_TOKENS, PROMPTS
 from benchmarks.kv.options import Options
 from controller.settings import Settings
 from kv_store.settings import Redis
@@ -29,6 +30,12 @@ _FIRST_TOKEN = (
     "undisturbed: the same prompt again on the awake engine, from its own prefix cache.",
     "same_answer: 1 where the restored answer is the undisturbed one, to the letter.",
 )
+_AGREEMENT = (
+    f"agreement: of greedy answers of {ANSWER_TOKENS} tokens to {PROMPTS} prompts, the share of "
+    "tokens before the first that differs from the undisturbed answer, where all KV came from the "
+    "durable tier of a fleet that was started anew; same_answer: whether none differs.",
+    "durable_room: what the KV of these prompts takes in files.",
+)
 
 
 def notes(options: Options, settings: Settings) -> Iterator[str]:
@@ -39,6 +46,8 @@ def notes(options: Options, settings: Settings) -> Iterator[str]:
         yield from _STORING
     if "first_token" in options.parts:
         yield from _FIRST_TOKEN
+    if "agreement" in options.parts:
+        yield from _AGREEMENT
     if settings.kv and isinstance(settings.kv.durable, Redis):
         yield "The fleets kept their KV in the Redis of CONFIG."
     elif settings.kv:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from benchmarks.running import BenchError
 
 PARTS = ("transfer", "storing", "first_token")
+ON_REQUEST = ("agreement",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +35,8 @@ def parse_parts(written: str | None) -> tuple[str, ...]:
     if written is None:
         return PARTS
     words = {word.strip() for word in written.split(",") if word.strip()}
-    if unknown := sorted(words - set(PARTS)):
-        raise BenchError(f"{unknown[0]!r} is no part: {', '.join(PARTS)}")
+    if unknown := sorted(words - {*PARTS, *ON_REQUEST}):
+        raise BenchError(f"{unknown[0]!r} is no part: {', '.join((*PARTS, *ON_REQUEST))}")
     if not words:
         raise BenchError("--parts names none")
-    return tuple(part for part in PARTS if part in words)
+    return tuple(part for part in (*PARTS, *ON_REQUEST) if part in words)

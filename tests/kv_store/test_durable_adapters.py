@@ -97,7 +97,7 @@ async def test_what_is_stored_twice_is_there(adapter: DurableAdapter) -> None:
 
 
 async def test_a_chunk_of_another_size_is_a_miss(adapter: DurableAdapter) -> None:
-    await stored(adapter, KEYS[:3], [CHUNKS[0], b"short", bytes(5000)])
+    await stored(adapter, KEYS[:3], [CHUNKS[0], b"shorter.", bytes(5000)])
 
     assert await loaded(adapter, KEYS[:3]) == {0: CHUNKS[0]}
 
