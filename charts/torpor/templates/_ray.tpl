@@ -56,6 +56,27 @@
 {{- end }}
 {{- end }}
 
+{{/* Secrets of the durable tier of KV: the controller hands them to the nodes. */}}
+{{- define "torpor.kvEnv" -}}
+{{- with .Values.kv }}
+{{- if .encryptionSecret }}
+- name: TORPOR_KV_KEY
+  valueFrom:
+    secretKeyRef: {name: {{ .encryptionSecret }}, key: {{ .encryptionKey }}}
+{{- end }}
+{{- if .bucketSecret }}
+{{- range list "AWS_ACCESS_KEY_ID" "AWS_SECRET_ACCESS_KEY" }}
+- name: {{ . }}
+  valueFrom:
+    secretKeyRef: {name: {{ $.Values.kv.bucketSecret }}, key: {{ . }}}
+{{- end }}
+- name: AWS_SESSION_TOKEN
+  valueFrom:
+    secretKeyRef: {name: {{ .bucketSecret }}, key: AWS_SESSION_TOKEN, optional: true}
+{{- end }}
+{{- end }}
+{{- end }}
+
 {{- define "torpor.rayMounts" -}}
 - {name: tmp, mountPath: /tmp}
 - {name: shm, mountPath: /dev/shm}
