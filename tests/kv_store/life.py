@@ -44,8 +44,10 @@ class Engine:
 
 
 @asynccontextmanager
-async def engine(model: Path, attachment: KVAttachment) -> AsyncIterator[Engine]:
-    kv = asdict(replace(attachment, heartbeat_s=0.5, lookup_limit_s=3.0))
+async def engine(
+    model: Path, attachment: KVAttachment, *, lookup_limit_s: float
+) -> AsyncIterator[Engine]:
+    kv = asdict(replace(attachment, heartbeat_s=0.5, lookup_limit_s=lookup_limit_s))
     spec = {"model": "chat", "path": str(model), "kv": kv}
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, str(ROOT / "tests/kv_store/engine_life.py"), json.dumps(spec)),

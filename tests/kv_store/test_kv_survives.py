@@ -1,4 +1,4 @@
-"""KV outlives sleep, the server's death and the engine's: real vLLM, real LMCache, real Valkey.
+"""KV outlives sleep, and the deaths of server, store and engine: real vLLM, LMCache, Valkey.
 
 Two engine starts for the whole file. Prompts are this project's own documents, and answers are
 greedy: where KV was restored they must be equal to the letter to those of an undisturbed turn.
@@ -10,8 +10,7 @@ import asyncio
 import os
 import signal
 import uuid
-from collections.abc import AsyncIterator
-from dataclasses import replace
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,7 @@ from tests.kv_store.conftest import Tier, serving
 from tests.kv_store.hand import tokens
 from tests.kv_store.life import Engine, engine
 from tests.kv_store.proxy import Proxy
+from tests.kv_store.valkey import Valkey
 from workers import demo_models
 
 pytestmark = [
@@ -36,6 +36,9 @@ pytestmark = [
 ROOT = Path(__file__).parents[2]
 PROMPT_TOKENS, HIT_TOKENS = 1834, 1792
 LIMIT_S = 20.0
+IMPATIENT_S, PATIENT_S = 3.0, 60.0
+"""How long engines wait for what the store has: one for a store that stands still, and one for
+all that it kept."""
 
 
 @pytest.fixture(scope="module")
@@ -45,18 +48,23 @@ def model(pytestconfig: pytest.Config) -> Path:
     return demo_models.prepare(models)[demo_models.CHAT]
 
 
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Valkey]:
+    valkey = Valkey(tmp_path_factory.mktemp("valkey"), keeps=True)
+    yield valkey
+    valkey.kill()
+
+
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def proxy(valkey: Redis) -> AsyncIterator[Proxy]:
-    between = Proxy(valkey.host, valkey.port)
+async def proxy(store: Valkey) -> AsyncIterator[Proxy]:
+    between = Proxy("127.0.0.1", store.port)
     yield between
     await between.stop()
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def tier(
-    valkey: Redis, proxy: Proxy, tmp_path_factory: pytest.TempPathFactory
-) -> AsyncIterator[Tier]:
-    durable = replace(valkey, port=await proxy.start())
+async def tier(proxy: Proxy, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Tier]:
+    durable = Redis("127.0.0.1", await proxy.start())
     settings = TierSettings(f"t-{uuid.uuid4().hex[:8]}", 512 * MIB, durable)
     async for running in serving(settings, tmp_path_factory.mktemp("log") / "server.log"):
         yield running
@@ -75,22 +83,26 @@ async def attached(asked: Engine, prompt: list[int]) -> None:
                 return
 
 
-async def test_kv_survives_sleep_the_server_and_the_engine(
-    model: Path, tier: Tier, proxy: Proxy
+async def test_kv_survives_sleep_and_a_restart_of_everything(
+    model: Path, tier: Tier, store: Valkey, proxy: Proxy
 ) -> None:
-    text = (ROOT / "docs/architecture.md").read_text()
-    async with engine(model, tier.server.attachment) as first_engine:
+    text, attachment = (ROOT / "docs/architecture.md").read_text(), tier.server.attachment
+    async with engine(model, attachment, lookup_limit_s=IMPATIENT_S) as first_engine:
         everything = (await first_engine.order("tokenize", text=text))["tokens"]
         prompt = everything[:PROMPT_TOKENS]
         before = await asleep_and_awake(first_engine, prompt)
         await what_was_frozen_is_not_recomputed(first_engine, prompt, before["text"])
         turn = await the_answer_is_stored_too(first_engine, everything[-300:])
         await sleep_spares_other_models(first_engine, tier, prompt)
-        await the_server_dies_under_it(first_engine, tier, everything[500:900], prompt[:300])
+        await the_server_dies_in_a_store(first_engine, tier, Prefix(str(model), "dying", turn))
+        await attached(first_engine, prompt[:300])
+        await what_comes_then_is_stored(first_engine, everything[500:900])
         await exported(tier, str(model), prompt)
+        await the_store_stands_still(first_engine, tier, proxy, prompt, before["text"])
         await first_engine.kill()
     await tier.server.stop()
-    async with engine(model, tier.server.attachment) as second_engine:
+    store.restart()
+    async with engine(model, attachment, lookup_limit_s=PATIENT_S) as second_engine:
         absent = await ask(second_engine, everything[500:800], "absent")
         assert (absent["cached"], absent["tier"]) == (0, 0), "it starts, and answers, without"
         await tier.server.start()
@@ -100,7 +112,7 @@ async def test_kv_survives_sleep_the_server_and_the_engine(
         assert after["header"] == "hit=1792 of 1834 tier=redis", "the host tier was new"
         stranger = await ask(second_engine, prompt, "stranger", salt="another-tenant", most=1)
         assert stranger["tier"] == 0
-        await the_store_stands_still(second_engine, tier, proxy, prompt, before["text"])
+        await the_server_dies_in_a_load(second_engine, tier, proxy, turn[:300])
 
 
 async def asleep_and_awake(asked: Engine, prompt: list[int]) -> dict[str, Any]:
@@ -151,14 +163,42 @@ async def sleep_spares_other_models(asked: Engine, tier: Tier, prompt: list[int]
     assert wiped.in_host == 0
 
 
-async def the_server_dies_under_it(
-    asked: Engine, tier: Tier, fresh: list[int], known: list[int]
-) -> None:
+async def the_server_dies_in_a_store(asked: Engine, tier: Tier, turn: Prefix) -> None:
+    """After KV of the prompt was stored, before that of the answer; ``turn`` is what comes out."""
+    prompt, answer = list(turn.tokens[:300]), list(turn.tokens[300:])
+    asking = asyncio.create_task(ask(asked, prompt, "dying", salt=turn.salt, most=len(answer)))
+    while (await tier.server.client.where(turn, limit_s=LIMIT_S)).in_host < 2:
+        assert not asking.done()
     assert tier.server.pid is not None
     os.kill(tier.server.pid, signal.SIGKILL)
-    answer = await ask(asked, fresh, "no-server", most=4)
-    assert answer["cached"] == 0
+    assert (await asking)["tokens"] == answer
+
+
+async def the_server_dies_in_a_load(
+    asked: Engine, tier: Tier, proxy: Proxy, known: list[int]
+) -> None:
+    """While a request waits for its KV to come from the store."""
+    tier.hand("anybody").clear_as_stock_does()
+    await asked.order("nap", rest="level_1")
+    proxy.stand_still()
+    asking = asyncio.create_task(ask(asked, known, "dying-load", most=4))
+    while not await loads(tier):
+        assert not asking.done()
+    assert tier.server.pid is not None
+    os.kill(tier.server.pid, signal.SIGKILL)
+    proxy.flow()
+    lost = await asking
+    assert (lost["cached"], len(lost["tokens"])) == (0, 4)
     await attached(asked, known)
+
+
+async def loads(tier: Tier) -> int:
+    """How many prefixes the server is about to load."""
+    status = await tier.server.client.status()
+    return int(status["storage_manager"]["prefetch_controller"]["in_flight_request_count"])
+
+
+async def what_comes_then_is_stored(asked: Engine, fresh: list[int]) -> None:
     assert (await ask(asked, [*fresh[:200], *fresh], "stored-again", most=1))["tier"] == 0
     assert (await asked.order("stored", request="stored-again"))["stored"] == 512
 
