@@ -9,6 +9,7 @@ import typer
 
 from benchmarks.chaos.cli import command as chaos
 from benchmarks.cli_options import GateFile, Html, Plots, complaining
+from benchmarks.conversations.cli import command as conversations
 from benchmarks.gateway.cli import command as gateway
 from benchmarks.kv.cli import command as kv
 from benchmarks.load.cli import command as load
@@ -32,6 +33,7 @@ bench = typer.Typer(
 )
 app.add_typer(bench, name="bench")
 bench.command("chaos")(chaos)
+bench.command("conversations")(conversations)
 bench.command("gateway")(gateway)
 bench.command("kv")(kv)
 bench.command("load")(load)

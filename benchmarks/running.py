@@ -27,6 +27,18 @@ class BenchError(Exception):
     """The benchmark cannot run as asked; the message is for the user."""
 
 
+def parts_of(written: str | None, known: tuple[str, ...]) -> tuple[str, ...]:
+    """Of ``--parts``, in the order in which they are measured. Raises BenchError."""
+    if written is None:
+        return known
+    words = {word.strip() for word in written.split(",") if word.strip()}
+    if unknown := sorted(words - set(known)):
+        raise BenchError(f"{unknown[0]!r} is no part: {', '.join(known)}")
+    if not words:
+        raise BenchError("--parts names none")
+    return tuple(part for part in known if part in words)
+
+
 def to_terminal(line: str) -> None:
     _progress.print(line, style="dim", markup=False, soft_wrap=True)
 

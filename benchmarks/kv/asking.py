@@ -60,7 +60,7 @@ class Asker:
         self._model = model
         self._clock = clock
 
-    def ask(self, prompt: Prompt, tokens: int = 8) -> Answer:
+    def ask(self, prompt: Prompt, tokens: int = 8, conversation: str = "") -> Answer:
         body = {
             "model": self._model,
             "prompt": prompt,
@@ -69,9 +69,10 @@ class Asker:
             "temperature": 0,
             "stream": True,
         }
+        headers = {"x-conversation-id": conversation} if conversation else {}
         began = self._clock()
         try:
-            with self._http.stream("POST", _PATH, json=body) as response:
+            with self._http.stream("POST", _PATH, json=body, headers=headers) as response:
                 return self._read(response, began)
         except (Unanswered, httpx.TransportError) as error:
             reason = error or type(error).__name__

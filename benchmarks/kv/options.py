@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from benchmarks.running import BenchError
+from benchmarks.running import BenchError, parts_of
 
 PARTS = ("transfer", "storing", "first_token")
 ON_REQUEST = ("agreement",)
@@ -32,11 +32,4 @@ def parse_lengths(written: str) -> tuple[int, ...]:
 
 def parse_parts(written: str | None) -> tuple[str, ...]:
     """In the order in which they are measured. Raises BenchError."""
-    if written is None:
-        return PARTS
-    words = {word.strip() for word in written.split(",") if word.strip()}
-    if unknown := sorted(words - {*PARTS, *ON_REQUEST}):
-        raise BenchError(f"{unknown[0]!r} is no part: {', '.join((*PARTS, *ON_REQUEST))}")
-    if not words:
-        raise BenchError("--parts names none")
-    return tuple(part for part in (*PARTS, *ON_REQUEST) if part in words)
+    return PARTS if written is None else parts_of(written, (*PARTS, *ON_REQUEST))

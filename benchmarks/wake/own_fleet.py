@@ -44,10 +44,11 @@ FAKE_FLEET: dict[str, Any] = {
 """Two engines without a model, in real Ray actors."""
 
 
-def fake_settings() -> Settings:
+def fake_settings(**more: Any) -> Settings:
+    """``more``: other sections of fleet.yaml."""
     with TemporaryDirectory() as directory:
         config = Path(directory) / "fleet.yaml"
-        config.write_text(yaml.safe_dump(FAKE_FLEET), encoding="utf-8")
+        config.write_text(yaml.safe_dump(FAKE_FLEET | more), encoding="utf-8")
         return load(config)
 
 

@@ -78,6 +78,15 @@ async def test_what_was_put_is_found_at_the_next_start(
     await records.close()
 
 
+async def test_many_that_end_together_all_go_on_record(
+    records: ConversationRecords | MemoryRecords,
+) -> None:
+    many = [replace(RECORD, key=ConversationKey("t", f"c{n}"), last_use_s=n) for n in range(300)]
+    await asyncio.gather(*(records.put(each, tokens(1)) for each in many))
+    assert await records.open() == many
+    await records.close()
+
+
 async def test_tokens_can_be_forgotten_alone(
     records: ConversationRecords | MemoryRecords,
 ) -> None:
