@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from controller.cli_common import DEFAULT_URL, Json, Key, NoWait, Url, connect, finish
+from controller.cli_asking import Shown, orders, shows
+
+if TYPE_CHECKING:
+    from controller.client import FleetClient
+    from controller.ports import OperationView
 
 app = typer.Typer(
     help="Conversations: list, show, hibernate, rehydrate, reset, delete.",
@@ -20,8 +24,9 @@ Tenant = Annotated[
 OfModel = Annotated[str | None, typer.Option("--model", help="Of this model alone.")]
 
 
-@app.command("list")
+@shows(app, name="list")
 def list_(
+    fleet: FleetClient,
     model: OfModel = None,
     tenant: Tenant = None,
     residency: Annotated[
@@ -30,51 +35,34 @@ def list_(
     idle: Annotated[float | None, typer.Option(min=0, help="Unused for so many seconds.")] = None,
     after: Annotated[int, typer.Option(min=0, help="As the page before said.")] = 0,
     limit: Annotated[int, typer.Option(min=1, max=1000)] = 100,
-    json: Json = False,
-    url: Url = DEFAULT_URL,
-    key: Key = None,
-) -> None:
+) -> Shown:
     """One page of them, in the order they began."""
-    from controller.terminal import out, print_json
     from controller.terminal_conversations import conversation_table
 
-    with connect(url, key) as fleet:
-        page = fleet.conversations.list(
-            after=after,
-            limit=limit,
-            model=model,
-            tenant=tenant,
-            residency=residency and residency.upper(),
-            idle_longer_than_s=idle,
-        )
-    if json:
-        print_json(page)
-    else:
-        out.print(conversation_table(page))
+    page = fleet.conversations.list(
+        after=after,
+        limit=limit,
+        model=model,
+        tenant=tenant,
+        residency=residency and residency.upper(),
+        idle_longer_than_s=idle,
+    )
+    return Shown(page, (conversation_table(page),))
 
 
-@app.command()
-def show(
-    conversation: Id,
-    tenant: Tenant = None,
-    json: Json = False,
-    url: Url = DEFAULT_URL,
-    key: Key = None,
-) -> None:
+@shows(app)
+def show(fleet: FleetClient, conversation: Id, tenant: Tenant = None) -> Shown:
     """One of them, with its bytes by tier."""
-    from controller.terminal import out, print_json
     from controller.terminal_conversations import one_conversation
 
-    with connect(url, key) as fleet:
-        view = fleet.conversations.show(conversation, tenant)
-    if json:
-        print_json(view)
-    else:
-        out.print(one_conversation(view))
+    view = fleet.conversations.show(conversation, tenant)
+    return Shown(view, (one_conversation(view),))
 
 
-@app.command()
+@orders(app)
 def hibernate(
+    fleet: FleetClient,
+    wait: bool,
     conversation: Annotated[
         str | None, typer.Argument(help="As requests name it; or give --idle.")
     ] = None,
@@ -83,62 +71,32 @@ def hibernate(
     ] = None,
     model: OfModel = None,
     tenant: Tenant = None,
-    no_wait: NoWait = False,
-    json: Json = False,
-    url: Url = DEFAULT_URL,
-    key: Key = None,
-) -> None:
+) -> OperationView:
     """KV to the durable tier, and out of host memory."""
-    if (conversation is None) == (idle is None):
-        raise typer.BadParameter("give a CONVERSATION or --idle SECONDS")
-    with connect(url, key) as fleet:
-        orders = fleet.conversations
-        if conversation is not None:
-            operation = orders.hibernate(conversation, tenant, wait=not no_wait)
-        else:
-            operation = orders.hibernate_idle(
-                idle or 0.0, model=model, tenant=tenant, wait=not no_wait
-            )
-        finish(operation, json)
+    if conversation is not None and idle is None:
+        return fleet.conversations.hibernate(conversation, tenant, wait=wait)
+    if conversation is None and idle is not None:
+        return fleet.conversations.hibernate_idle(idle, model=model, tenant=tenant, wait=wait)
+    raise typer.BadParameter("give a CONVERSATION or --idle SECONDS")
 
 
-@app.command()
+@orders(app)
 def rehydrate(
-    conversation: Id,
-    tenant: Tenant = None,
-    no_wait: NoWait = False,
-    json: Json = False,
-    url: Url = DEFAULT_URL,
-    key: Key = None,
-) -> None:
+    fleet: FleetClient, wait: bool, conversation: Id, tenant: Tenant = None
+) -> OperationView:
     """KV into host memory, before the next message asks for it."""
-    with connect(url, key) as fleet:
-        finish(fleet.conversations.rehydrate(conversation, tenant, wait=not no_wait), json)
+    return fleet.conversations.rehydrate(conversation, tenant, wait=wait)
 
 
-@app.command()
-def reset(
-    conversation: Id,
-    tenant: Tenant = None,
-    no_wait: NoWait = False,
-    json: Json = False,
-    url: Url = DEFAULT_URL,
-    key: Key = None,
-) -> None:
+@orders(app)
+def reset(fleet: FleetClient, wait: bool, conversation: Id, tenant: Tenant = None) -> OperationView:
     """Forget its KV everywhere; keep the conversation."""
-    with connect(url, key) as fleet:
-        finish(fleet.conversations.reset(conversation, tenant, wait=not no_wait), json)
+    return fleet.conversations.reset(conversation, tenant, wait=wait)
 
 
-@app.command()
+@orders(app)
 def delete(
-    conversation: Id,
-    tenant: Tenant = None,
-    no_wait: NoWait = False,
-    json: Json = False,
-    url: Url = DEFAULT_URL,
-    key: Key = None,
-) -> None:
+    fleet: FleetClient, wait: bool, conversation: Id, tenant: Tenant = None
+) -> OperationView:
     """Forget the conversation and its KV, once its running request has ended."""
-    with connect(url, key) as fleet:
-        finish(fleet.conversations.delete(conversation, tenant, wait=not no_wait), json)
+    return fleet.conversations.delete(conversation, tenant, wait=wait)

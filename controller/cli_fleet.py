@@ -7,20 +7,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from controller.cli_common import (
-    DEFAULT_URL,
-    Json,
-    Key,
-    Level,
-    Model,
-    NoWait,
-    Url,
-    connect,
-    finish,
-)
+from controller.cli_asking import Shown, orders, shows
+from controller.cli_common import DEFAULT_URL, Json, Key, Level, Model, Url, connect
 
 if TYPE_CHECKING:
     from controller.client import FleetClient
+    from controller.ports import OperationView
 
 _PANEL = "A running fleet"
 _REFRESH_S = 1.0
@@ -62,35 +54,22 @@ def _watch(fleet: FleetClient, json: bool) -> None:
             live.update(fleet_table(fleet.fleet()), refresh=True)
 
 
-@app.command(rich_help_panel=_PANEL)
-def wake(
-    model: Model,
-    no_wait: NoWait = False,
-    json: Json = False,
-    url: Url = DEFAULT_URL,
-    key: Key = None,
-) -> None:
+@orders(app, rich_help_panel=_PANEL)
+def wake(fleet: FleetClient, wait: bool, model: Model) -> OperationView:
     """Wake a model, or start it; also one that was given up on."""
-    with connect(url, key) as fleet:
-        finish(fleet.wake(model, wait=not no_wait), json)
+    return fleet.wake(model, wait=wait)
 
 
-@app.command(rich_help_panel=_PANEL)
-def sleep(
-    model: Model,
-    level: Level = 1,
-    no_wait: NoWait = False,
-    json: Json = False,
-    url: Url = DEFAULT_URL,
-    key: Key = None,
-) -> None:
+@orders(app, rich_help_panel=_PANEL)
+def sleep(fleet: FleetClient, wait: bool, model: Model, level: Level = 1) -> OperationView:
     """Put a model to sleep once its requests have ended."""
-    with connect(url, key) as fleet:
-        finish(fleet.sleep(model, level, wait=not no_wait), json)
+    return fleet.sleep(model, level, wait=wait)
 
 
-@app.command(rich_help_panel=_PANEL)
+@orders(app, rich_help_panel=_PANEL)
 def switch(
+    fleet: FleetClient,
+    wait: bool,
     to: Annotated[str, typer.Argument(help="The model to wake.", metavar="TO")],
     source: Annotated[
         str | None,
@@ -99,69 +78,43 @@ def switch(
         ),
     ] = None,
     level: Level = 1,
-    no_wait: NoWait = False,
-    json: Json = False,
-    url: Url = DEFAULT_URL,
-    key: Key = None,
-) -> None:
+) -> OperationView:
     """Wake one model in the place of another, which sleeps at that level."""
-    with connect(url, key) as fleet:
-        finish(fleet.switch(to, source, level, wait=not no_wait), json)
+    return fleet.switch(to, source, level, wait=wait)
 
 
-@app.command(rich_help_panel=_PANEL)
-def stop(
-    model: Model,
-    no_wait: NoWait = False,
-    json: Json = False,
-    url: Url = DEFAULT_URL,
-    key: Key = None,
-) -> None:
+@orders(app, rich_help_panel=_PANEL)
+def stop(fleet: FleetClient, wait: bool, model: Model) -> OperationView:
     """Stop a model's engines once its requests have ended; a request starts them again."""
-    with connect(url, key) as fleet:
-        finish(fleet.stop(model, wait=not no_wait), json)
+    return fleet.stop(model, wait=wait)
 
 
-@app.command(rich_help_panel=_PANEL)
-def pin(model: Model, json: Json = False, url: Url = DEFAULT_URL, key: Key = None) -> None:
+@shows(app, rich_help_panel=_PANEL)
+def pin(fleet: FleetClient, model: Model) -> Shown:
     """Keep a model from being demoted."""
-    _set_pinned(model, True, json, url, key)
+    fleet.pin(model)
+    return Shown({"model": model, "pinned": True}, (f"{model}: pinned",))
 
 
-@app.command(rich_help_panel=_PANEL)
-def unpin(model: Model, json: Json = False, url: Url = DEFAULT_URL, key: Key = None) -> None:
+@shows(app, rich_help_panel=_PANEL)
+def unpin(fleet: FleetClient, model: Model) -> Shown:
     """Let a model be demoted again."""
-    _set_pinned(model, False, json, url, key)
+    fleet.unpin(model)
+    return Shown({"model": model, "pinned": False}, (f"{model}: not pinned",))
 
 
-def _set_pinned(model: str, pinned: bool, json: bool, url: str, key: str | None) -> None:
-    from controller.terminal import print_json, say
-
-    with connect(url, key) as fleet:
-        if pinned:
-            fleet.pin(model)
-        else:
-            fleet.unpin(model)
-    if json:
-        print_json({"model": model, "pinned": pinned})
-    else:
-        say(f"{model}: {'pinned' if pinned else 'not pinned'}")
-
-
-@app.command(rich_help_panel=_PANEL)
-def why(model: Model, json: Json = False, url: Url = DEFAULT_URL, key: Key = None) -> None:
+@shows(app, rich_help_panel=_PANEL)
+def why(fleet: FleetClient, model: Model) -> Shown:
     """A model's story: who demoted it, when and for whom, and what a wake would take."""
-    from controller.terminal import out, print_json, say, seconds, story_table
+    from controller.terminal import seconds, story_table
 
-    with connect(url, key) as fleet:
-        story, view = fleet.why(model), fleet.model(model)
-    if json:
-        wake_s = view.wake_estimate_s
-        print_json({"model": model, "state": view.state, "wake_estimate_s": wake_s, "story": story})
-        return
-    out.print(story_table(story))
-    hint = "" if view.state == "awake" else f"; awake again within {seconds(view.wake_estimate_s)}"
-    say(f"\n{model} is {view.state}{hint}")
+    story, view = fleet.why(model), fleet.model(model)
+    wake_s = view.wake_estimate_s
+    hint = "" if view.state == "awake" else f"; awake again within {seconds(wake_s)}"
+    return Shown(
+        {"model": model, "state": view.state, "wake_estimate_s": wake_s, "story": story},
+        (story_table(story), f"\n{model} is {view.state}{hint}"),
+    )
 
 
 @app.command(rich_help_panel=_PANEL)
