@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -64,6 +65,12 @@ def test_the_schema_has_the_schema_of_fleet_yaml() -> None:
 def test_the_readme_has_the_values() -> None:
     written = (CHART / "README.md").read_text()
     assert readme_text(written, VALUES) == written
+
+
+@pytest.mark.parametrize("text", ["docs/kubernetes.md", "charts/torpor/README.md"])
+def test_the_least_that_the_texts_show_is_rendered(text: str, attempt: Attempt) -> None:
+    shown = (ROOT / text).read_text().split("```yaml\n")[1].split("```")[0]
+    assert len(of_kind(documents(attempt(yaml.safe_load(shown))), "RayCluster")) == 1
 
 
 # every value
@@ -156,6 +163,7 @@ WRONG: dict[str, tuple[str, str]] = {
     "port": ("service: {port: 70000}", "port"),
     "size": ("cache: {size: large}", "size"),
     "address": ("ray: {address: host}", "address"),
+    "upgrade": ("ray: {upgradeStrategy: Rolling}", "upgradeStrategy"),
 }
 
 
@@ -190,9 +198,27 @@ REFUSED: dict[str, tuple[str, str, str]] = {
     "GPUs for a CPU fleet": ("gpu", "fleet: {device: cpu}", "h100 has GPUs"),
     "no room for /dev/shm": (
         "gpu",
-        "workerGroups: [{name: a, cpus: 1, gpus: 1, budgetGib: 2}]",
-        "/dev/shm may take",
+        "workerGroups: [{name: a, cpus: 1, gpus: 1, budgetGib: 2, shmGib: 1}]",
+        "/dev/shm may take 1024",
     ),
+    "models that need more": (
+        "gpu",
+        "workerGroups: [{name: a, cpus: 1, gpus: 1, budgetGib: 2}]",
+        "may need 1152 MiB of /dev/shm, and a node of a has 256",
+    ),
+    "more GPUs than a node has": (
+        "gpu",
+        "workerGroups: [{name: a, replicas: 4, cpus: 1, gpus: 1, budgetGib: 64}]",
+        "qwen3-32b takes 2 GPUs of one node, and no worker group has more than 1",
+    ),
+    "no room for KV": ("trial", "fleet: {kv: {host_gib: 8}}", "takes all of the budgetGib of cpu"),
+    "nobody to begin with": (
+        "full",
+        "workerGroups: [{name: a, cpus: 1, gpus: 1, budgetGib: 64,"
+        " autoscaling: {minReplicas: 0, maxReplicas: 1}}]",
+        "one must keep a node",
+    ),
+    "an authority for nothing": ("trial", "redis: {caSecret: ca}", "redis.caSecret is for"),
     "KEDA without Prometheus": (
         "full",
         "keda: {prometheusAddress: ''}",
@@ -330,9 +356,10 @@ def test_shared_memory_fits_beside_the_budget(case: Path) -> None:
         shm = next(v for v in spec["volumes"] if v["name"] == "shm")["emptyDir"]
         limit = spec["containers"][0]["resources"]["limits"]["memory"]
         size = int(shm["sizeLimit"].removesuffix("Mi"))
+        kv = values["fleet"].get("kv", {"host_gib": 0})["host_gib"] * 1024
         assert shm["medium"] == "Memory"
-        assert size >= 1024
-        assert size + group["budgetGib"] * 1024 <= int(limit.removesuffix("Mi"))
+        assert size - kv >= 1024
+        assert size - kv + group["budgetGib"] * 1024 <= int(limit.removesuffix("Mi"))
 
 
 def test_time_outs_outlast_a_wake() -> None:
@@ -346,6 +373,15 @@ def test_time_outs_outlast_a_wake() -> None:
     assert annotations["nginx.ingress.kubernetes.io/proxy-buffering"] == "off"
 
 
+def test_keda_asks_for_metrics_that_there_are() -> None:
+    [scaled] = of_kind(documents(rendered(ALL[0].parent / "full.yaml")), "ScaledObject")
+    queries = [trigger["metadata"]["query"] for trigger in scaled["spec"]["triggers"]]
+    asked = {name for query in queries for name in re.findall(r"torpor_\w+", query)}
+    known = (ROOT / "docs" / "api.md").read_text()
+    assert len(asked) == 2
+    assert all(f"| `{name.removesuffix('_bucket')}` |" in known for name in asked)
+
+
 def test_a_drain_ends_before_its_pod_does() -> None:
     for case in ALL:
         controller = of_kind(documents(rendered(case)), "Deployment")[0]["spec"]["template"]["spec"]
@@ -353,6 +389,31 @@ def test_a_drain_ends_before_its_pod_does() -> None:
         leaves_s = server["unready_s"] + server["drain_s"]
         assert server["unready_s"] > 0
         assert leaves_s + 30 < controller["terminationGracePeriodSeconds"]
+
+
+@pytest.mark.parametrize("case", ["gpu", "joined", "trial"])
+def test_no_pod_is_another_one_for_other_models(case: str, attempt: Attempt) -> None:
+    """Engines would go with it, of all models."""
+    values = values_of(case)
+    before = list(pods(documents(attempt(values))))
+    [*models, last] = values["fleet"]["models"]
+    more = {"name": "more", "replicas": {"min": 1, "max": 2}, "max_wait_s": 900}
+    values["fleet"]["models"] = [*models, last, last | more]
+    assert list(pods(documents(attempt(values)))) == before
+    values["workerGroups"][0]["budgetGib"] += 1
+    assert list(pods(documents(attempt(values)))) != before
+
+
+def test_an_authority_is_where_those_look_who_speak_to_redis() -> None:
+    found = documents(rendered(ALL[0].parent / "full.yaml"))
+    path = Path(yaml.safe_load(fleet_text(found))["kv"]["redis_ca"])
+    for pod in pods(found):
+        mounts = [mount for c in pod["spec"]["containers"] for mount in c["volumeMounts"]]
+        names = [m["name"] for m in mounts if m["mountPath"] == str(path.parent)]
+        head = pod["metadata"]["labels"]["app.kubernetes.io/component"] == "ray-head"
+        assert names == ([] if head else ["redis-ca"])
+        items = [v["secret"]["items"] for v in pod["spec"]["volumes"] if v["name"] in names]
+        assert items == [[{"key": "ca.crt", "path": path.name}]] * len(names)
 
 
 def test_models_are_taken_over_while_the_pod_runs_and_the_rest_by_another(

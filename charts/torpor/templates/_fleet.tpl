@@ -30,6 +30,9 @@
 {{- $_ := set $server "unready_s" (include "torpor.unreadySeconds" . | int) -}}
 {{- $_ := set $server "drain_s" (int .Values.controller.drainSeconds) -}}
 {{- $_ := set $fleet "server" (mergeOverwrite (dict) ($fleet.server | default dict) $server) -}}
+{{- if and $fleet.kv .Values.redis.caSecret -}}
+{{- $_ := set $fleet "kv" (mergeOverwrite (dict) $fleet.kv (dict "redis_ca" "/etc/torpor-redis/ca.crt")) -}}
+{{- end -}}
 {{- $ray := dict "address" (include "torpor.rayAddress" .) -}}
 {{- $_ := set $fleet "ray" (mergeOverwrite (dict) ($fleet.ray | default dict) $ray) -}}
 {{- toPrettyJson $fleet -}}
@@ -66,21 +69,41 @@ Prefix /fleet
 {{- dig "ray" "object_store_mib" 128 .Values.fleet -}}
 {{- end }}
 
-{{/* MiB of /dev/shm of a group's Pod: Ray's object store, and a quarter GiB for each process that
-     the models may have there (vLLM's message rings, NCCL). */}}
-{{- define "torpor.shmMib" -}}
-{{- if .group.shmGib -}}
-{{- mulf .group.shmGib 1024 | ceil | int -}}
+{{/* MiB of the KV server's host tier, which lies in /dev/shm and in the ledger's budget. */}}
+{{- define "torpor.kvHostMib" -}}
+{{- if .Values.fleet.kv -}}
+{{- mulf (dig "host_gib" 1 .Values.fleet.kv) 1024 | ceil | int -}}
 {{- else -}}
-{{- $defaults := .root.Values.fleet.defaults | default dict -}}
+0
+{{- end -}}
+{{- end }}
+
+{{/* MiB of /dev/shm that the models may need on a node beside the KV server: Ray's object store, and
+     a quarter GiB for each process that they may have there (vLLM's message rings, NCCL). */}}
+{{- define "torpor.shmNeedMib" -}}
+{{- $defaults := .Values.fleet.defaults | default dict -}}
 {{- $processes := 0 -}}
-{{- range .root.Values.fleet.models -}}
+{{- range .Values.fleet.models -}}
 {{- $all := mergeOverwrite (dict "replicas" 1 "tensor_parallel" 1) $defaults . -}}
 {{- $replicas := $all.replicas -}}
 {{- if kindIs "map" $replicas -}}{{- $replicas = $replicas.max | default 1 -}}{{- end -}}
 {{- $processes = add $processes (mul (int $replicas) (int $all.tensor_parallel)) -}}
 {{- end -}}
-{{- max 1024 (add (include "torpor.objectStoreMib" .root | int) (mul 256 $processes)) -}}
+{{- max 1024 (add (include "torpor.objectStoreMib" . | int) (mul 256 $processes)) -}}
+{{- end }}
+
+{{/* MiB of a group's container that the ledger does not book. */}}
+{{- define "torpor.unbookedMib" -}}
+{{- sub (include "torpor.memoryMib" . | int) (mulf .group.budgetGib 1024 | int) -}}
+{{- end }}
+
+{{/* MiB of /dev/shm of a group's Pod: half of what the ledger does not book. Not what the models
+     need, which is less: their Pod would be another one with each model that comes or goes. */}}
+{{- define "torpor.shmMib" -}}
+{{- if .group.shmGib -}}
+{{- mulf .group.shmGib 1024 | ceil | int -}}
+{{- else -}}
+{{- add (div (include "torpor.unbookedMib" . | int) 2) (include "torpor.kvHostMib" .root | int) -}}
 {{- end -}}
 {{- end }}
 

@@ -77,6 +77,22 @@
 {{- end }}
 {{- end }}
 
+{{/* For those who speak to Redis. */}}
+{{- define "torpor.redisMount" -}}
+{{- if .Values.redis.caSecret }}
+- {name: redis-ca, mountPath: /etc/torpor-redis, readOnly: true}
+{{- end }}
+{{- end }}
+
+{{- define "torpor.redisVolume" -}}
+{{- if .Values.redis.caSecret }}
+- name: redis-ca
+  secret:
+    secretName: {{ .Values.redis.caSecret }}
+    items: [{key: ca.crt, path: ca.crt}]
+{{- end }}
+{{- end }}
+
 {{- define "torpor.rayMounts" -}}
 - {name: tmp, mountPath: /tmp}
 - {name: shm, mountPath: /dev/shm}
@@ -187,6 +203,7 @@ spec:
         {{- include "torpor.rayMounts" $root | nindent 8 }}
         - {name: cache, mountPath: {{ include "torpor.cache" $root }}, subPath: cache}
         - {name: cache, mountPath: {{ include "torpor.state" $root }}, subPath: state}
+        {{- with include "torpor.redisMount" $root | trim }}{{- . | nindent 8 }}{{- end }}
         {{- with include "torpor.weightsMount" $root | trim }}{{- . | nindent 8 }}{{- end }}
         {{- if $root.Values.weights.hostPath }}
         - {name: weights, mountPath: {{ $root.Values.weights.mountPath }}, readOnly: true}
@@ -194,6 +211,7 @@ spec:
   volumes:
     {{- include "torpor.rayVolumes" (dict "root" $root "shmMib" (include "torpor.shmMib" .)) | nindent 4 }}
     {{- include "torpor.cacheVolume" $root | nindent 4 }}
+    {{- with include "torpor.redisVolume" $root | trim }}{{- . | nindent 4 }}{{- end }}
     {{- with include "torpor.weightsVolume" $root | trim }}{{- . | nindent 4 }}{{- end }}
     {{- if $root.Values.weights.hostPath }}
     - name: weights
