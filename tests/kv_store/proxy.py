@@ -64,6 +64,9 @@ class Proxy:
                 await sink.drain()
         except ConnectionError:
             pass
+        except asyncio.CancelledError:
+            sink.transport.abort()  # TLS would wait for the other end's farewell.
+            raise
         finally:
             sink.close()
             with suppress(ConnectionError):
