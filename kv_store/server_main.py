@@ -17,6 +17,7 @@ import threading
 from pathlib import Path
 
 from lmcache.v1.distributed.config import add_storage_manager_args, parse_args_to_config
+from lmcache.v1.distributed.l2_adapters import factory
 from lmcache.v1.mp_observability.config import (
     add_observability_args,
     parse_args_to_observability_config,
@@ -42,6 +43,9 @@ _POLITE_S = 5.0
 
 
 def main() -> int:
+    # LMCache imports each of its own adapters, and the clients of every cloud with them, to name
+    # them in a help text: a third of a start.
+    factory._PENDING_MODULES.clear()
     form = _form()
     for kind in (directory_adapter, redis_adapter, s3_adapter):
         kind.register(form)
