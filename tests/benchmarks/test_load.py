@@ -247,15 +247,18 @@ def test_what_cannot_be_asked_is_one_line(arguments: list[str]) -> None:
 @pytest.mark.ray
 @pytest.mark.timeout(400)
 def test_a_fleet_of_fake_engines_under_load(tmp_path: Path) -> None:
-    path, out = tmp_path / "tiny.yaml", tmp_path / "r.json"
-    path.write_text(yaml.safe_dump(TINY))
-    asked = ["load", str(path), "--fake", "--speed", "10", "--seed", "4", "--out", str(out)]
+    """A swap takes seconds: of few requests, three are for the model that is not awake."""
+    path, out, brief = tmp_path / "tiny.yaml", tmp_path / "r.json", TINY | {"duration_s": 8}
+    due = arrivals(Scenario.model_validate(brief), seed=3)
+    assert [request.model for request in due] == ["a", "b", "a", "a", "b"]
+    path.write_text(yaml.safe_dump(brief))
+    asked = ["load", str(path), "--fake", "--speed", "20", "--seed", "3", "--out", str(out)]
     found = CliRunner().invoke(bench, [*asked, "--policy", "torpor,fifo-swap"])
     assert found.exit_code == 0, found.stderr
     result = read(out)
     for policy in ("torpor", "fifo-swap"):
         (requests,) = result.find("requests", policy=policy)
-        assert requests.values[0] == len(arrivals(Scenario.model_validate(TINY), seed=4))
+        assert requests.values[0] == len(due)
         (ttft,) = result.find("ttft", policy=policy)
         (shed,) = result.find("shed", policy=policy)
         assert len(ttft.values) + shed.values[0] == requests.values[0]
