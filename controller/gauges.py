@@ -50,6 +50,10 @@ class FleetGauges:
                 memory.add_metric([node.node, device, "budget"], budget)
             for resource, taken in node.taken:
                 memory.add_metric([node.node, resource, "taken"], taken)
+            if node.kv_tier is not None:
+                resource, held, whole = node.kv_tier
+                memory.add_metric([node.node, resource, "kv_tier"], held)
+                memory.add_metric([node.node, resource, "kv_tier_given"], whole - held)
             memory.add_metric([node.node, "host", "booked"], node.host_booked_bytes)
             memory.add_metric([node.node, "host", "budget"], node.host_bytes)
         for model in self._view.models:

@@ -59,6 +59,10 @@ class Pool(Protocol):
         """Of that node's KV tier. Raises EngineError."""
         ...
 
+    async def resize_kv(self, node: str, to_bytes: int, limit_s: float) -> int:
+        """That node's KV tier on the host: how large it may grow then. Raises EngineError."""
+        ...
+
     async def wake(self, replica: str) -> Report: ...
 
     async def progress(self, replica: str) -> Progress:
@@ -219,6 +223,9 @@ class NodeView:
     host_bytes: int
     taken: tuple[tuple[str, int], ...] = ()
     """(device or ``host``, bytes that others hold of what was named); only where it is any."""
+    kv_tier: tuple[str, int, int] | None = None
+    """(device or ``host``, bytes that its KV tier may grow to at present, bytes reserved for it);
+    None: it keeps none, or its size cannot be changed."""
 
 
 @dataclass(frozen=True, slots=True)

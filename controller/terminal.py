@@ -124,6 +124,8 @@ def _node_line(node: NodeView) -> Text:
         line.append(f", host {size(node.host_booked_bytes)} of {size(node.host_bytes)}")
     for resource, taken in node.taken:
         line.append(f" (others hold {size(taken)} of {resource})", "yellow")
+    if node.kv_tier is not None and node.kv_tier[1] < node.kv_tier[2]:
+        line.append(f" (KV tier {size(node.kv_tier[1])} of {size(node.kv_tier[2])})", "yellow")
     return line
 
 

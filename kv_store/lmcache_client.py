@@ -112,6 +112,14 @@ class Placed:
 
 
 @dataclass(frozen=True, slots=True)
+class Resized:
+    """``bytes``: so large the host tier may grow; ``evicted`` chunks are in it no more."""
+
+    bytes: int
+    evicted: int
+
+
+@dataclass(frozen=True, slots=True)
 class Looked:
     """What one request's lookup found, by tier, in tokens."""
 
@@ -179,6 +187,12 @@ class LMCacheClient:
     async def withdraw(self, prefix: Prefix, *, limit_s: float) -> Placed:
         """From the durable tier what lies in the host tier too; where it all lies then."""
         return Placed(**await self._module("withdraw", prefix, limit_s))
+
+    async def resize(self, to_bytes: int, *, limit_s: float) -> Resized:
+        """The host tier, as near to that as can be had by ``limit_s``; what it gives up is the
+        system's again when this returns."""
+        body = {"to_bytes": to_bytes, "limit_s": limit_s}
+        return Resized(**await self._ask("POST", "/torpor/resize", body, limit_s + self._limit_s))
 
     async def looked(self, request: str) -> Looked | None:
         """What the lookup of a request (vLLM's id, or its beginning) found; None: not known."""

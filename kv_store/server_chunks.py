@@ -51,6 +51,11 @@ class Chunks:
         held = [key for key in list(self._storage._l1_manager._objects) if key.model_name == model]
         return await self._export(held, len(held), limit_s)
 
+    async def hand_over(self, keys: list[ObjectKey], limit_s: float) -> None:
+        """To the durable tier, as far as there is one and time for it."""
+        if self._adapters():
+            await self._export(keys, len(keys), limit_s)
+
     async def _export(self, keys: list[ObjectKey], chunks: int, limit_s: float) -> Exported:
         began = time.monotonic()
         until = began + limit_s

@@ -3,8 +3,8 @@
 It adds routes to LMCache's HTTP server, on the same loopback port: ``POST /torpor/export``,
 ``/torpor/settle``, ``/torpor/verify``, ``/torpor/where``, ``/torpor/release``,
 ``/torpor/withdraw`` and ``/torpor/delete`` (``kv_store.server_chunks``), ``/torpor/recall``
-(``kv_store.server_recall``), and ``GET /torpor/lookups/{request}``, which says from which tier a
-request's KV came.
+(``kv_store.server_recall``), ``/torpor/resize`` (``kv_store.server_room``), and
+``GET /torpor/lookups/{request}``, which says from which tier a request's KV came.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from kv_store.keys import destination_of
 from kv_store.lmcache_client import Looked, Prefix
 from kv_store.server_chunks import Chunks
 from kv_store.server_recall import NotAttached, Recalls
+from kv_store.server_room import HostRoom, NotShared
 
 _REMEMBERED_LOOKUPS = 10_000
 
@@ -51,11 +52,18 @@ class Settling:
     limit_s: float
 
 
+@dataclass(frozen=True)
+class Resizing:
+    to_bytes: int
+    limit_s: float
+
+
 class TorporModule:
     def __init__(self, context: MPCacheServerContext) -> None:
         self._context = context
         self._chunks = Chunks(context)
         self._recalls = Recalls(context)
+        self._room = HostRoom(context, self._chunks)
         self._looked: OrderedDict[str, Looked] = OrderedDict()
         context.event_bus.subscribe(EventType.MP_LOOKUP_PREFETCH_END, self._remember)
 
@@ -79,6 +87,7 @@ class TorporModule:
         router.post("/release")(self.release)
         router.post("/withdraw")(self.withdraw)
         router.post("/delete")(self.delete)
+        router.post("/resize")(self.resize)
         router.get("/lookups/{request:path}")(self.looked)
         return router
 
@@ -109,6 +118,12 @@ class TorporModule:
 
     async def delete(self, order: Order) -> dict[str, Any]:
         return asdict(await self._chunks.delete(order.prefix, order.limit_s))
+
+    async def resize(self, order: Resizing) -> dict[str, Any]:
+        try:
+            return asdict(await self._room.resize(order.to_bytes, order.limit_s))
+        except NotShared as error:
+            raise HTTPException(409, "the host tier lies in no shared memory") from error
 
     async def looked(self, request: str) -> dict[str, Any]:
         """vLLM lengthens the ids that it is given, so their beginning will do."""

@@ -40,6 +40,15 @@ class FakeTier:
         self.host |= set(chunks)
         return len(chunks) * CHUNK_TOKENS
 
+    def resize(self, to_bytes: int) -> int:
+        """Chunks that it has no room for any more are in the durable tier. Raises EngineError
+        while it is away."""
+        if self.is_away:
+            raise EngineError("the KV tier: it was told to be away")
+        while len(self.host) * CHUNK_BYTES > to_bytes:
+            self.durable.add(self.host.pop())
+        return to_bytes
+
     def found(self, path: str, salt: str, tokens: Sequence[int], *, is_near: bool) -> PromptFound:
         """Tokens of the prompt whose KV need not be computed; they lie in the host tier then."""
         hit, tier = 0, "none"

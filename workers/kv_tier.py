@@ -29,6 +29,8 @@ class KVTier:
         self.settings = settings
         self._pause_s = pause_s
         self._server = LMCacheServer(settings, log, ports=ports)
+        self._resized = (0, 0)
+        """(start of the server, bytes): what became of its size since."""
         self._starting = asyncio.create_task(self._start())
 
     @property
@@ -47,6 +49,19 @@ class KVTier:
     def pid(self) -> int | None:
         """Of the server, while it runs."""
         return self._server.pid
+
+    @property
+    def held_bytes(self) -> int:
+        """So large it may grow; a server that was started again has all that it was given."""
+        start, held = self._resized
+        return held if start == self._server.starts else self.settings.host_bytes
+
+    async def resize(self, to_bytes: int, limit_s: float) -> int:
+        """What it holds at the most from then on. Raises TierUnavailable."""
+        start = self._server.starts
+        done = await self.client.resize(to_bytes, limit_s=limit_s)
+        self._resized = (start, done.bytes)
+        return self.held_bytes
 
     async def started(self) -> None:
         """Returns when it has come up for the first time."""

@@ -131,6 +131,9 @@ class LocalPool:
             await self.tier.recalls.wait()
         return self.tier.carry_out(order, prefix)
 
+    async def resize_kv(self, node: str, to_bytes: int, limit_s: float) -> int:
+        return self.tier.resize(to_bytes)
+
     async def stop(self, replica: str, incarnation: int) -> None:
         self._register.leave(replica, incarnation)
         running = self._running.get(replica)

@@ -12,7 +12,7 @@ import asyncio
 import os
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
@@ -71,9 +71,12 @@ class NodeAgent:
         if self._kv is not None:
             segments.add(segment_path(self._kv.settings))
             pids += [self._kv.pid] if self._kv.pid is not None else []
-        return await asyncio.to_thread(
+        measured = await asyncio.to_thread(
             lambda: node_memory(node, own_of(self._fleet, pids, segments))
         )
+        if self._kv is None or not _is_one_memory(measured):
+            return measured
+        return replace(measured, tier_bytes=self._kv.held_bytes)
 
     async def keep_kv(
         self, settings: TierSettings, log: str, ports: tuple[int, int] | None
@@ -93,6 +96,15 @@ class NodeAgent:
             raise EngineError("this node keeps no KV")
         try:
             return await place(self._kv.client, order, prefix, limit_s)
+        except TierUnavailable as error:
+            raise EngineError(f"the KV tier: {error}") from error
+
+    async def resize_kv(self, to_bytes: int, limit_s: float) -> int:
+        """How large the node's KV tier may grow then. Raises EngineError."""
+        if self._kv is None:
+            raise EngineError("this node keeps no KV")
+        try:
+            return await self._kv.resize(to_bytes, limit_s)
         except TierUnavailable as error:
             raise EngineError(f"the KV tier: {error}") from error
 
@@ -179,6 +191,11 @@ class NodeAgent:
             asyncio.get_running_loop().remove_reader(watching)
             os.close(watching)
         ward.vital.clear()
+
+
+def _is_one_memory(memory: NodeMemory) -> bool:
+    """Nothing is pinned for CUDA there, so what the KV server hands back comes free."""
+    return memory.devices == (memory.host,)
 
 
 def _directory(mark: str) -> Path:

@@ -37,6 +37,9 @@ class NodeMemory:
     """Without a GPU, the same memory as the device's."""
     stalled_percent: float
     """So much of the last ten seconds did some task wait for memory."""
+    tier_bytes: int | None = None
+    """So large may the KV tier on its host grow at present; None: there is none, or its size
+    cannot be changed."""
 
 
 @dataclass(frozen=True, slots=True)

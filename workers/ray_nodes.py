@@ -151,6 +151,15 @@ class RayNodes:
             raise EngineError(f"node {name} did not answer about its KV tier") from None
         return placed
 
+    async def resize_kv(self, name: str, to_bytes: int, limit_s: float) -> int:
+        """Raises EngineError likewise."""
+        asked = self.get(name).agent.resize_kv.remote(to_bytes, limit_s)
+        try:
+            held: int = await asyncio.wait_for(answer(asked), limit_s + _KV_GRACE_S)
+        except TimeoutError:
+            raise EngineError(f"node {name} did not answer about its KV tier") from None
+        return held
+
     async def kill(self, replica: str, incarnation: int, name: str) -> None:
         """Its agent tells of the death, as of any other."""
         await answer(self.get(name).agent.kill.remote(self.mark(replica, incarnation)))

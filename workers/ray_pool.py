@@ -174,6 +174,9 @@ class RayPool:
     async def kv(self, node: str, order: KVOrder, prefix: Prefix, limit_s: float) -> Placed:
         return await self._nodes.kv(node, order, prefix, limit_s)
 
+    async def resize_kv(self, node: str, to_bytes: int, limit_s: float) -> int:
+        return await self._nodes.resize_kv(node, to_bytes, limit_s)
+
     async def wake(self, replica: str) -> Report:
         order: Coroutine[Any, Any, Report] = self._order(replica, "wake")
         return await self._register.carried_out(replica, order, self._limits.wake_s)

@@ -74,6 +74,9 @@ class StandingPool:
     async def kv(self, node: str, order: KVOrder, prefix: Prefix, limit_s: float) -> Placed:
         raise EngineError("these engines keep no KV")
 
+    async def resize_kv(self, node: str, to_bytes: int, limit_s: float) -> int:
+        raise EngineError("these engines keep no KV")
+
     async def wake(self, replica: str) -> Report:
         raise EngineError("this engine does not sleep")
 

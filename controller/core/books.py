@@ -51,6 +51,7 @@ from controller.core.names import (
     Ladder,
     ModelName,
     ModelState,
+    NodeId,
     OpId,
     Regime,
     RejectReason,
@@ -63,6 +64,7 @@ from controller.core.popularity import Popularity
 from controller.core.reliefs import Reliefs
 from controller.core.residuals import Residuals
 from controller.core.tenants import Tenants
+from controller.core.tier import Tier
 
 MORE = 1.25
 """Of what was booked for an engine that ran out of memory."""
@@ -103,6 +105,8 @@ class Books:
         self.leased: dict[RequestId, ReplicaId] = {}
         """Every granted request that was not released, also those whose engine is gone."""
         self.ledger = Ledger()
+        self.tiers: dict[NodeId, Tier] = {}
+        """KV tiers whose size can be changed."""
         self.backlog = Backlog()
         self.tenants = Tenants()
         self.costs = CostTable(policy.costs)

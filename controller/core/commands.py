@@ -96,6 +96,15 @@ class StopEngine(Command):
 
 
 @dataclass(frozen=True, slots=True)
+class ResizeTier(Command):
+    """The host tier of a node's KV: what it gives up goes to the durable tier first."""
+
+    op: OpId
+    node: NodeId
+    to_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class FinishOperation(Command):
     """An administrator's order is done (``error`` empty) or cannot be."""
 

@@ -211,6 +211,35 @@ class BudgetMeasured(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class TierMeasured(Event):
+    """So large may a node's KV tier grow at present, and so far may it shrink for others."""
+
+    node: NodeId
+    device: DeviceId
+    """The resource that its memory is of."""
+    whole_bytes: int
+    """Reserved for it: in nobody's budget."""
+    least_bytes: int
+    held_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class TierResized(Event):
+    """As near to what was ordered as could be had; what it gave up is free."""
+
+    op: OpId
+    node: NodeId
+    held_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class TierNotResized(Event):
+    op: OpId
+    node: NodeId
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class NodeLost(Event):
     node: NodeId
 

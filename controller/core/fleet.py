@@ -39,9 +39,18 @@ from controller.core.events import Event
 from controller.core.ledger import Ledger
 from controller.core.lifecycle import Phase, Replica, StoryLine
 from controller.core.models import ModelRecord
-from controller.core.names import Depth, FleetPolicy, Instant, ModelName, ModelSpec, ReplicaId
+from controller.core.names import (
+    Depth,
+    FleetPolicy,
+    Instant,
+    ModelName,
+    ModelSpec,
+    NodeId,
+    ReplicaId,
+)
 from controller.core.observing import observe
 from controller.core.outlook import Outlook, outlook_of
+from controller.core.tier import Tier
 
 
 class Fleet:
@@ -95,6 +104,10 @@ class Fleet:
     @property
     def ledger(self) -> Ledger:
         return self._books.ledger
+
+    @property
+    def tiers(self) -> Mapping[NodeId, Tier]:
+        return self._books.tiers
 
     @property
     def costs(self) -> CostTable:

@@ -77,6 +77,13 @@ def _check_budgets(fleet: Fleet) -> None:
         holds = budget.keys() == named.keys() and all(0 <= budget[r] <= named[r] for r in budget)
         _demand(holds, f"{node}: the budget {budget} is not within {named}")
 
+    for tier in fleet.books.tiers.values():
+        least = min(tier.least_bytes, tier.held_bytes)
+        _demand(0 <= tier.held_bytes <= tier.whole_bytes, f"{tier}: larger than it may be")
+        _demand(tier.order is None or tier.order.to_bytes >= least, f"{tier}: told to give up all")
+        given = ledger.given(tier.node).get(tier.device, 0)
+        _demand(given == tier.given_bytes, f"{tier}: {given} are given")
+
 
 def _check_leases(fleet: Fleet, replica: Replica) -> None:
     """(3) A lease is held only on AWAKE or DRAINING, or frozen; and some never are."""

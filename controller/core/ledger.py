@@ -57,6 +57,8 @@ class Ledger:
         """Their budgets if nobody else held anything there."""
         self._to_be_had: dict[NodeId, Amounts] = {}
         """As last measured; also of nodes that are not there yet."""
+        self._given: dict[NodeId, Amounts] = {}
+        """Reserved for others of the fleet, and left to its engines for now."""
         self.bookings: dict[NodeId, dict[ReplicaId, Booking]] = {}
         self.excused: dict[NodeId, Amounts] = {}
         self._booked: dict[NodeId, Amounts] = {}
@@ -74,6 +76,19 @@ class Ledger:
         if node in self.named:
             self._set_budgets(node)
 
+    def give(self, node: NodeId, given: Amounts) -> None:
+        """In addition to what can be had."""
+        self._given[node] = given
+        self._set_budgets(node)
+
+    def given(self, node: NodeId) -> Amounts:
+        return self._given.get(node, {})
+
+    def deficit(self, node: NodeId, resource: DeviceId) -> int:
+        """So much of what was named cannot be had, but for what is given."""
+        named = self.named[node].get(resource, 0)
+        return max(0, named - self._to_be_had.get(node, {}).get(resource, named))
+
     def is_cut(self, node: NodeId) -> bool:
         """Others hold some of what was named."""
         return self.budgets.get(node) != self.named.get(node)
@@ -88,10 +103,20 @@ class Ledger:
 
     def leave(self, node: NodeId) -> None:
         """The node is gone with everything on it."""
-        for shelf in (self.budgets, self.named, self._to_be_had, self.excused, self._booked):
+        for shelf in self._shelves():
             shelf.pop(node, None)
         self.bookings.pop(node, None)
         self._on.pop(node, None)
+
+    def _shelves(self) -> tuple[dict[NodeId, Amounts], ...]:
+        return (
+            self.budgets,
+            self.named,
+            self._to_be_had,
+            self._given,
+            self.excused,
+            self._booked,
+        )
 
     def reserve(self, replica: Replica, place: Place, footprint: Footprint) -> None:
         """Raise a booking to ``footprint``, which must fit."""
@@ -158,9 +183,10 @@ class Ledger:
             raise InvariantBroken(f"{replica}: less than nothing is booked on {node}: {booked}")
 
     def _set_budgets(self, node: NodeId) -> None:
-        can_have = self._to_be_had.get(node, {})
+        can_have, given = self._to_be_had.get(node, {}), self._given.get(node, {})
         self.budgets[node] = {
-            r: min(size, max(0, can_have.get(r, size))) for r, size in self.named[node].items()
+            r: min(size, max(0, can_have.get(r, size)) + given.get(r, 0))
+            for r, size in self.named[node].items()
         }
         self._excuse(node)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import assert_never
 
 from controller.core import events as e
+from controller.core import tiers
 from controller.core.administration import (
     add_model,
     begin_regime,
@@ -76,6 +77,10 @@ def observe(books: Books, event: e.Event) -> None:
             books.ledger.join(event.node, event.devices, event.host_bytes)
         case e.BudgetMeasured():
             books.ledger.measure(event.node, {**dict(event.devices), HOST: event.host_bytes})
+        case e.TierMeasured():
+            tiers.measure(books, event)
+        case e.TierResized() | e.TierNotResized():
+            tiers.resized(books, event)
         case e.NodeLost():
             _node_lost(books, event)
         case e.ModelAdded() | e.ModelChanged() | e.ModelRemoved():
@@ -211,6 +216,7 @@ def _node_lost(books: Books, event: e.NodeLost) -> None:
         record = books.models[replica.model]
         record.failures, record.retry_at = 0, LONG_AGO
     books.ledger.leave(event.node)
+    books.tiers.pop(event.node, None)
 
 
 def _found(books: Books, event: e.EngineFound) -> None:

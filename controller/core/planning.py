@@ -1,8 +1,8 @@
 """The plan: the first thing that wants doing, again and again until nothing does.
 
-expire → grant → bury the failed, carry demotions on → what administrators ordered → wake, for
-the demands in their order of right, evicting for room → stop sleepers that are too many → demote
-the idle → restart those that leak.
+expire → grant → bury the failed, carry demotions on → what administrators ordered → what KV tiers
+give up or have back → wake, for the demands in their order of right, evicting for room → stop
+sleepers that are too many → demote the idle → restart those that leak.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from controller.core.names import NEVER, Cause, Depth, Instant, RejectReason
 from controller.core.operations import rests_at
 from controller.core.raising import raise_wanted
 from controller.core.routing import is_served, is_usable, pick_to_serve
+from controller.core.tiers import deadlines, fit_tiers
 from controller.core.turns import next_turn, with_turn
 
 MOST_ROUNDS = 100_000
@@ -62,6 +63,7 @@ def is_at_rest(books: Books) -> bool:
         or books.leaking
         or books.agenda.late(books.now)
         or books.ledger.is_over_any_budget()
+        or not all(tier.is_whole for tier in books.tiers.values())
     )
 
 
@@ -214,10 +216,12 @@ def next_deadline(books: Books) -> Instant:
     """The first moment after now at which time alone changes what there is to do."""
     is_over = books.ledger.is_over_any_budget()
     is_asked = bool(books.backlog.by_model or books.operations or books.frozen)
-    if not (is_asked or books.failing or is_over):
+    of_tiers = list(deadlines(books)) if books.tiers else []
+    if not (is_asked or books.failing or is_over or of_tiers):
         return books.agenda.next_after(books.now)
     now, limit = books.now, books.policy.operation_limit_s
-    times = [record.retry_at for record in _failing(books)]
+    times = of_tiers
+    times += [record.retry_at for record in _failing(books)]
     times += [Instant(operation.ordered_at + limit) for operation in books.operations]
     times += [books.agenda.next_after(now), books.backlog.next_deadline()]
     if is_asked or is_over:
@@ -257,6 +261,7 @@ STEPS = (
     close_operations,
     obey,
     give_up,
+    fit_tiers,
     raise_wanted,
     thin_out,
     demote_idle,

@@ -4,10 +4,11 @@ Where an engine turned out larger than it was booked, or an administrator cut th
 are evicted, as for a model that needs the room. Where others took memory that the fleet counts on,
 the kernel will kill somebody if nobody goes, so more is done, and this is the order:
 
-1. Sleepers go deeper and idle engines to sleep, whom it costs least first; then some are stopped.
-2. Flexible requests that would have to wait for room are shed (``admission``).
-3. Busy engines are drained: they take no further requests.
-4. Everybody who would have to wait is shed while not even what is coming free suffices.
+1. The KV tier on the host shrinks (``tiers``).
+2. Sleepers go deeper and idle engines to sleep, whom it costs least first; then some are stopped.
+3. Flexible requests that would have to wait for room are shed (``admission``).
+4. Busy engines are drained: they take no further requests.
+5. Everybody who would have to wait is shed while not even what is coming free suffices.
 
 Where all of it together is too little, all that can go goes. What is pinned stays whatever happens.
 """
@@ -23,6 +24,7 @@ from controller.core.models import ModelRecord
 from controller.core.names import Cause, ModelName, Priority
 from controller.core.placement import best_fit
 from controller.core.rooms import Fit, NodeRoom, Rooms, Verdict
+from controller.core.tiers import can_give
 from controller.core.victims import Asker, replicas_on, victims
 
 BUDGET = "the budget"
@@ -78,7 +80,8 @@ def why_shed(books: Books, record: ModelRecord, priority: Priority) -> str | Non
     if not cut:
         return None
     rooms = Rooms(books)
-    if priority is Priority.FLEX and not _has_room(books, rooms, record):
+    is_flexible = priority is Priority.FLEX and not can_give(books)
+    if is_flexible and not _has_room(books, rooms, record):
         return _told(books)
     if all(node in cut and rooms.at(node).is_overrun() for node in ledger.budgets):
         return _told(books)

@@ -87,6 +87,8 @@ class NodeRoom:
         """Evicting drains that nobody claimed, and what they will free."""
         self.free = books.ledger.free_on(node)
         self.spare = dict(self.free)
+        if tier := books.tiers.get(node):
+            self._add({tier.device: tier.coming_bytes})
         for replica in moving:
             goal, is_draining = replica.goal, replica.phase is Phase.DRAINING
             if is_draining and goal is not None and goal.cause is Cause.EVICTED:

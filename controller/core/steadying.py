@@ -26,6 +26,8 @@ class FollowPolicy:
     """What came free counts after so long."""
     reserved_bytes: int = 0
     """For the KV tier of each node: on its host, or where that is one memory on its device."""
+    least_of_tier: float = 0.25
+    """Of that, left to the tier whatever others hold."""
 
 
 class SteadyBudget:

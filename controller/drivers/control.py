@@ -15,6 +15,8 @@ from controller.core.events import (
     ModelRemoved,
     PinOrdered,
     SwitchOrdered,
+    TierNotResized,
+    TierResized,
     WakeOrdered,
 )
 from controller.core.fleet import Fleet
@@ -81,6 +83,13 @@ class LiveControl:
                     "why": change.why,
                 },
             )
+        match event:
+            case TierResized(node=node, held_bytes=held):
+                self.publish("kv_tier", {"node": node, "bytes": held, "error": ""})
+            case TierNotResized(node=node, reason=reason):
+                self.publish("kv_tier", {"node": node, "bytes": None, "error": reason})
+            case _:
+                pass
         for command in commands:
             if isinstance(command, FinishOperation):
                 self._finish(command.operation, command.error, event.at)
@@ -247,6 +256,7 @@ class LiveControl:
     def _node(self, node: NodeId) -> NodeView:
         ledger = self._driver.fleet.ledger
         budget, booked = ledger.budgets[node], ledger.booked(node)
+        tier = self._driver.fleet.tiers.get(node)
         return NodeView(
             node=node,
             devices=tuple(
@@ -257,6 +267,7 @@ class LiveControl:
             host_booked_bytes=booked.get(HOST, 0),
             host_bytes=budget[HOST],
             taken=tuple((str(r), size) for r, size in ledger.taken(node).items() if size),
+            kv_tier=(tier.device, tier.held_bytes, tier.whole_bytes) if tier else None,
         )
 
 

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 
-from controller.core.events import BudgetMeasured
+from controller.core.events import BudgetMeasured, TierMeasured
 from controller.core.ledger import HOST
 from controller.core.names import DeviceId, Instant, NodeId
 from controller.core.steadying import FollowPolicy, SteadyBudget
+from controller.core.tier import Tier
 from controller.ports import NodeFound, NodeMemory
 from workers.pool_values import ResourceMemory
 
@@ -44,6 +45,16 @@ class Following:
             for resource, part in self._followed(memory)
         ]
         return self._event(at, memory) if any(changed) else None
+
+    def tier(self, at: Instant, memory: NodeMemory, known: Tier | None) -> TierMeasured | None:
+        """None: it is as large as is known, or its size cannot be changed."""
+        if memory.tier_bytes is None or (known and known.held_bytes == memory.tier_bytes):
+            return None
+        whole = self._policy.reserved_bytes
+        device = DeviceId(memory.host.name) if _is_one_memory(memory) else HOST
+        least = int(whole * self._policy.least_of_tier)
+        held = min(memory.tier_bytes, whole)
+        return TierMeasured(at, NodeId(memory.node), device, whole, least, held)
 
     def _followed(self, memory: NodeMemory) -> Iterator[tuple[DeviceId, ResourceMemory]]:
         if self._policy.follows_devices:

@@ -19,6 +19,7 @@ from controller.core.commands import (
     FinishOperation,
     GrantLease,
     RejectRequest,
+    ResizeTier,
     SleepEngine,
     StartEngine,
     StopEngine,
@@ -41,6 +42,8 @@ from controller.core.events import (
     NodeJoined,
     NodeLost,
     RanOutOfMemory,
+    TierNotResized,
+    TierResized,
     TimePassed,
 )
 from controller.core.fleet import Fleet
@@ -89,6 +92,7 @@ DEPTH_OF = {rest: depth for depth, rest in REST_OF.items()}
 Order = StartEngine | ExportKV | SleepEngine | WakeEngine | StopEngine
 
 _LOOK_S = 2.0
+_RESIZE_S = 20.0
 _AFTER_A_MISTAKE_S = 1.0
 """Not sooner is the core told of the time again, if it broke on that: it may break once more."""
 
@@ -269,6 +273,8 @@ class LiveDriver:
                     )
             case StartEngine() | ExportKV() | SleepEngine() | WakeEngine() | StopEngine():
                 self._order(command)
+            case ResizeTier():
+                self._spawn(self._resize(command))
             case FinishOperation():
                 pass
             case _:
@@ -301,6 +307,18 @@ class LiveDriver:
             event = _failure(command, self.now(), f"{type(error).__name__}: {error}")
         seconds = event.at - began
         log.info("%s op=%d replica=%s in %.3f s", type(event).__name__, op, replica, seconds)
+        self.feed(event)
+
+    async def _resize(self, command: ResizeTier) -> None:
+        op, node = command.op, command.node
+        log.info("%s", command)
+        event: Event
+        try:
+            held = await self.pool.resize_kv(node, command.to_bytes, _RESIZE_S)
+            event = TierResized(self.now(), op, node, held)
+        except EngineError as error:
+            event = TierNotResized(self.now(), op, node, str(error))
+        log.info("%s", event)
         self.feed(event)
 
     async def _answer(self, command: Order) -> Event:
@@ -405,7 +423,10 @@ class LiveDriver:
         """Only what changes a budget by so much that it matters is told."""
         assert self._following is not None
         for memory in nodes:
-            booked = self.fleet.ledger.booked(NodeId(memory.node))
+            node = NodeId(memory.node)
+            if news := self._following.tier(self.now(), memory, self.fleet.tiers.get(node)):
+                self.feed(news)
+            booked = self.fleet.ledger.booked(node)
             event = self._following.look(self.now(), memory, booked)
             if event is not None:
                 log.info("to be had on node %s: %s", memory.node, event)

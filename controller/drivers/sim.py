@@ -19,6 +19,7 @@ from controller.core.commands import (
     FinishOperation,
     GrantLease,
     RejectRequest,
+    ResizeTier,
     SleepEngine,
     StartEngine,
     StopEngine,
@@ -188,6 +189,9 @@ class Simulator:
                     client.rejected.append(command)
             case FinishOperation(operation=operation):
                 self.finished.setdefault(operation, []).append(command)
+            case ResizeTier():
+                for event in self.world.resize(command, self.now):
+                    self.schedule(event)
             case StartEngine() | ExportKV() | SleepEngine() | WakeEngine() | StopEngine():
                 if isinstance(command, SleepEngine) and command.keep:
                     self._freeze(command.replica)

@@ -11,7 +11,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from random import Random
 
-from controller.core.commands import ExportKV, SleepEngine, StartEngine, StopEngine, WakeEngine
+from controller.core.commands import (
+    ExportKV,
+    ResizeTier,
+    SleepEngine,
+    StartEngine,
+    StopEngine,
+    WakeEngine,
+)
 from controller.core.events import (
     CanaryDisagreed,
     EngineFailed,
@@ -24,6 +31,9 @@ from controller.core.events import (
     KVExported,
     KVExportFailed,
     RanOutOfMemory,
+    TierMeasured,
+    TierNotResized,
+    TierResized,
 )
 from controller.core.names import (
     NOTHING,
@@ -60,6 +70,8 @@ class Faults:
     """A sleep leaves a byte more than the one before."""
     hangs: float = 0.0
     """The order is never answered."""
+    tier_stays: float = 0.0
+    """A KV tier shrinks by half of what it was told to."""
     dies_later: float = 0.0
     """The engine dies by itself, some time after the order was given."""
     death_within_s: float = 60.0
@@ -67,6 +79,7 @@ class Faults:
 
 NO_FAULTS = Faults()
 LATE_FACTOR = 10.0
+RESIZE_S = 1.0
 
 
 @dataclass(slots=True)
@@ -93,6 +106,8 @@ class World:
     seconds_of: Callable[[Order, ModelName], float] | None = None
     """By model, where engines differ; None: ``seconds`` holds for all."""
     engines: dict[ReplicaId, SimulatedEngine] = field(default_factory=dict)
+    tiers: dict[NodeId, int] = field(default_factory=dict)
+    """Bytes that each node's KV tier may grow to; of those that were resized."""
     dice: Random = field(init=False)
     _cut_off: dict[OpId, list[RequestId]] = field(default_factory=dict)
     """The requests that end with an engine, by the order to stop it."""
@@ -118,6 +133,23 @@ class World:
             answers.append(EngineLost(dies_at, order.replica, engine.incarnation, "killed"))
         return answers
 
+    def resize(self, order: ResizeTier, now: Instant) -> list[Event]:
+        """Likewise. What is told late, or never, has come true all the same."""
+        takes_s = RESIZE_S * self.dice.uniform(0.8, 1.2)
+        if self._happens(self.faults.answers_late):
+            takes_s *= 10 * LATE_FACTOR
+        at = Instant(now + takes_s)
+        if self._happens(self.faults.order_fails):
+            return [TierNotResized(at, order.op, order.node, "the server is away")]
+        before, to_bytes = self.tiers.get(order.node, order.to_bytes), order.to_bytes
+        if to_bytes < before and self._happens(self.faults.tier_stays):
+            to_bytes = (to_bytes + before) // 2
+        self.tiers[order.node] = to_bytes
+        if self._happens(self.faults.hangs):
+            return []
+        answers: list[Event] = [TierResized(at, order.op, order.node, to_bytes)]
+        return answers * 2 if self._happens(self.faults.answers_twice) else answers
+
     def came_true(self, event: Event) -> list[RequestId]:
         """The event is now; the requests that it breaks off."""
         if isinstance(event, EngineLost):
@@ -125,6 +157,8 @@ class World:
             if engine is not None and engine.incarnation == event.incarnation:
                 engine.is_broken = True
                 return _break_off(engine)
+        if isinstance(event, TierMeasured):
+            self.tiers[event.node] = event.held_bytes
         if isinstance(event, EngineStopped):
             return self._cut_off.pop(event.op, [])
         return []

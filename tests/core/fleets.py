@@ -18,6 +18,7 @@ from controller.core.events import (
     ModelAdded,
     NodeJoined,
     RequestArrived,
+    TierMeasured,
 )
 from controller.core.fleet import Fleet
 from controller.core.invariants import check
@@ -69,6 +70,14 @@ def to_be_had(
     """Others than the fleet hold the rest."""
     pairs = tuple((DeviceId(str(index)), device) for index in range(devices))
     return BudgetMeasured(Instant(at), NodeId(name), pairs, host)
+
+
+def tier(
+    at: float, held: int = 6, name: str = "n", device: str = "0", whole: int = 6, least: int = 2
+) -> TierMeasured:
+    """A KV tier whose memory is of a device, as where that and the host are one."""
+    where = NodeId(name), DeviceId(device)
+    return TierMeasured(Instant(at), *where, whole, least, held)
 
 
 def ladder(*seconds: float) -> Ladder:

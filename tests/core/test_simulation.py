@@ -33,7 +33,7 @@ from controller.core.names import (
 )
 from controller.drivers.sim import Simulator
 from controller.drivers.world import Faults
-from tests.core.fleets import ladder, node, policy, simulator, spec, to_be_had
+from tests.core.fleets import ladder, node, policy, simulator, spec, tier, to_be_had
 
 NAMES = ("a", "b", "c", "d", "e")
 FAULTS = Faults(
@@ -44,6 +44,7 @@ FAULTS = Faults(
     runs_out=0.04,
     leaks=0.3,
     hangs=0.03,
+    tier_stays=0.3,
     dies_later=0.1,
 )
 
@@ -115,6 +116,15 @@ def take_memory(sim: Simulator, seed: int, seconds: float = 300.0) -> None:
             device, host = dice.choice([0, 6, 10, 14, 99]), dice.choice([0, 8, 99])
             sim.schedule(to_be_had(at, name, 2, device, host))
         sim.schedule(to_be_had(seconds, name, 2, 99, 99))
+    keep_kv(sim, seed, seconds)
+
+
+def keep_kv(sim: Simulator, seed: int, seconds: float) -> None:
+    """Of the node n on a device, of the other on its host; their servers start again at times."""
+    dice = Random(f"tiers {seed}")
+    for name, device in (("n", "1"), ("m", "host")):
+        for at in (1.0, *(dice.uniform(1, seconds) for _ in range(3))):
+            sim.schedule(tier(at, name=name, device=device))
 
 
 def assert_settled(sim: Simulator) -> None:

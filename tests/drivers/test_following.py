@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 
-from controller.core.events import BudgetMeasured
+from controller.core.events import BudgetMeasured, TierMeasured
 from controller.core.ledger import HOST
 from controller.core.names import DeviceId, Instant, NodeId
 from controller.core.steadying import FollowPolicy
+from controller.core.tier import Tier
 from controller.drivers.following import Following
+from controller.drivers.world import Faults
 from controller.ports import NodeFound, NodeMemory
 from tests.drivers.stand import a_fleet
 from tests.drivers.virtual_loop import run
@@ -99,3 +101,40 @@ async def _a_live_fleet() -> None:
 
 def test_a_live_fleet_demotes_when_others_take_memory() -> None:
     run(_a_live_fleet())
+
+
+def test_a_tier_is_told_of_when_it_is_not_as_large_as_is_known() -> None:
+    following = Following(replace(NO_HEADROOM, reserved_bytes=64))
+    told = replace(one_memory(300, 100), tier_bytes=40)
+    event = following.tier(NOW, told, None)
+    assert event == TierMeasured(NOW, NodeId("n"), DeviceId("cpu"), 64, 16, 40)
+    known = Tier(NodeId("n"), DeviceId("cpu"), 64, 16, held_bytes=40)
+    assert following.tier(NOW, told, known) is None
+    assert following.tier(NOW, replace(told, tier_bytes=64), known) is not None
+    assert following.tier(NOW, one_memory(300, 100), known) is None, "it cannot be changed"
+
+
+async def _a_live_fleet_with_a_tier(*, is_away: bool) -> None:
+    following = Following(replace(NO_HEADROOM, reserved_bytes=8))
+    async with a_fleet(following=following) as stand:
+        for model in "ab":
+            async with stand.leases.acquire(model, request_id=model):
+                await asyncio.sleep(0.1)
+        stand.pool.world.faults = Faults(order_fails=float(is_away))
+        device = ResourceMemory("0", 24, free_bytes=4, own_bytes=22)
+        host = ResourceMemory("0", 24, free_bytes=4, own_bytes=22)
+        one = NodeMemory("n", (device,), host, 0.0, tier_bytes=8)
+        stand.pool.measured.put_nowait([one])
+        await asyncio.sleep(60)
+        assert ("resize", "n") in stand.pool.orders
+        [node] = stand.control.view().nodes
+        assert node.kv_tier == ("0", 8 if is_away else 6, 8)
+        assert (stand.seen.phases_of("a#0")[-1] == "AWAKE") is not is_away
+
+
+def test_a_live_fleets_kv_tier_shrinks_before_an_engine_sleeps() -> None:
+    run(_a_live_fleet_with_a_tier(is_away=False))
+
+
+def test_where_the_kv_tier_is_away_an_engine_sleeps() -> None:
+    run(_a_live_fleet_with_a_tier(is_away=True))

@@ -9,7 +9,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 
-from controller.core.commands import ExportKV, SleepEngine, StartEngine, StopEngine, WakeEngine
+from controller.core.commands import (
+    ExportKV,
+    ResizeTier,
+    SleepEngine,
+    StartEngine,
+    StopEngine,
+    WakeEngine,
+)
 from controller.core.events import (
     CanaryDisagreed,
     EngineFailed,
@@ -22,6 +29,8 @@ from controller.core.events import (
     KVExported,
     KVExportFailed,
     RanOutOfMemory,
+    TierNotResized,
+    TierResized,
 )
 from controller.core.names import (
     Cause,
@@ -170,6 +179,19 @@ class WorldPool:
 
     async def kv(self, node: str, order: KVOrder, prefix: Prefix, limit_s: float) -> Placed:
         raise EngineError("these engines keep no KV")
+
+    async def resize_kv(self, node: str, to_bytes: int, limit_s: float) -> int:
+        self.orders.append(("resize", node))
+        order = ResizeTier(UNNUMBERED, NodeId(node), to_bytes)
+        foreseen = self.world.resize(order, _now())
+        if not foreseen:
+            await asyncio.get_running_loop().create_future()
+        answer = foreseen[0]
+        await _until(answer.at)
+        if isinstance(answer, TierNotResized):
+            raise EngineError(answer.reason)
+        assert isinstance(answer, TierResized)
+        return answer.held_bytes
 
     async def wake(self, replica: str) -> Report:
         depth = self.world.engines[ReplicaId(replica)].depth or Depth.AWAKE

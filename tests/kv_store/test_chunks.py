@@ -11,14 +11,19 @@ import pytest
 
 from kv_store.lmcache_client import Deleted, TierUnavailable
 from kv_store.placing import KVOrder, place
+from kv_store.server_command import segment_path
+from kv_store.settings import MIB
 from tests.kv_store.conftest import Tier
 from tests.kv_store.decay import chunks_of, flip
 from tests.kv_store.hand import tokens
 from tests.workers.stand import eventually
+from workers.host_memory import file_bytes
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(300)]
 
 LIMIT_S = 10.0
+CHUNK_BYTES = 32 * 1024
+SMALL_BYTES = 8 * MIB
 
 
 async def test_export_says_where_every_chunk_stands(tier: Tier) -> None:
@@ -127,6 +132,33 @@ async def test_a_request_that_is_told_to_stay_near_asks_the_host_tier_only(tier:
 
     assert hand.lookup(turn, request="cmpl-b-near-turn-1") == 0
     assert hand.lookup(turn, request="cmpl-b-turn-1") == 4
+
+
+async def test_a_host_tier_that_shrinks_hands_its_memory_back_and_loses_nothing(tier: Tier) -> None:
+    client, hand = tier.server.client, tier.hand("shrinking")
+    old, young = tokens(800, seed=35), tokens(100, seed=36)
+    stored_old, stored_young = hand.store(old), hand.store(young)
+    assert taken_bytes(tier) >= 900 * CHUNK_BYTES
+
+    shrunk = await client.resize(SMALL_BYTES, limit_s=LIMIT_S)
+
+    assert shrunk.bytes == SMALL_BYTES
+    assert shrunk.evicted >= 700
+    assert taken_bytes(tier) <= SMALL_BYTES
+    assert hand.lookup(young, request="cmpl-c-near-turn-1") == 100
+    assert hand.load(young) == stored_young
+    told = await client.where(hand.prefix(old), limit_s=LIMIT_S)
+    assert told.in_durable == 800
+    hand.store(tokens(100, seed=37))
+    grown = await client.resize(tier.settings.host_bytes, limit_s=LIMIT_S)
+    assert (grown.bytes, grown.evicted) == (tier.settings.host_bytes, 0)
+    recalled = await client.recall(hand.prefix(old), limit_s=LIMIT_S)
+    assert recalled.found == 800
+    assert hand.load(old) == stored_old
+
+
+def taken_bytes(tier: Tier) -> int:
+    return file_bytes([segment_path(tier.settings)])
 
 
 async def test_another_salt_or_model_finds_nothing(tier: Tier) -> None:
