@@ -30,6 +30,8 @@ _FULL = 0.8
 """LMCache evicts from there on: filled further, the smaller tier would be emptied again at once."""
 _EXPORT_SHARE = 0.5
 """Of the time. What is not exported by then is evicted all the same: it can be computed again."""
+_POLL_S = 0.05
+"""Chunks in use are so often asked after."""
 _SEGMENTS = Path("/dev/shm")  # noqa: S108
 
 
@@ -57,9 +59,9 @@ class HostRoom:
                 if time.monotonic() > until:
                     break
                 gone = await self._evict(to_bytes, until)
-                if not gone:
-                    break
                 evicted += gone
+                if not gone:
+                    await asyncio.sleep(_POLL_S)
             return Resized(self._books().get_heap_size(), evicted)
 
     async def _evict(self, to_bytes: int, until: float) -> int:

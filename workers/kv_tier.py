@@ -29,7 +29,7 @@ class KVTier:
         self.settings = settings
         self._pause_s = pause_s
         self._server = LMCacheServer(settings, log, ports=ports)
-        self._resized = (0, 0)
+        self._resized: tuple[int, int] | None = None
         """(start of the server, bytes): what became of its size since."""
         self._starting = asyncio.create_task(self._start())
 
@@ -53,7 +53,7 @@ class KVTier:
     @property
     def held_bytes(self) -> int:
         """So large it may grow; a server that was started again has all that it was given."""
-        start, held = self._resized
+        start, held = self._resized or (-1, 0)
         return held if start == self._server.starts else self.settings.host_bytes
 
     async def resize(self, to_bytes: int, limit_s: float) -> int:

@@ -243,15 +243,20 @@ async def test_a_tier_comes_up_by_itself_and_is_one(tmp_path: Path) -> None:
 
     assert await agent.keep_kv(told, str(log), None) == attachment
     assert agent._kv is not None
+    assert agent._kv.held_bytes == told.host_bytes
     await agent._kv.started()
     client = LMCacheClient(f"http://{attachment.host}:{attachment.http_port}")
     assert await client.is_healthy()
+    assert (await agent.memory("n")).tier_bytes == told.host_bytes
+    assert await agent.resize_kv(16 * MIB, LIMIT_S) == 16 * MIB
+    assert (await agent.memory("n")).tier_bytes == 16 * MIB
 
     other = await agent.keep_kv(replace(told, host_bytes=2 * told.host_bytes), str(log), None)
 
     assert other == attachment, "engines know it there"
     await agent._kv.started()
     assert await client.is_healthy()
+    assert (await agent.memory("n")).tier_bytes == 2 * told.host_bytes, "a server of its own"
     await client.close()
     await agent._kv.close()
     assert not segment_path(told).exists()
