@@ -23,6 +23,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from kv_store.lmcache_client import Placed, Prefix
 from kv_store.placing import KVOrder
 from kv_store.settings import KVAttachment, TierSettings
+from workers.arrivals import Arrivals
 from workers.capacity import MemoryPolicy
 from workers.engine import Endpoint, EngineError, EngineGone
 from workers.listening import LOOPBACK
@@ -71,6 +72,7 @@ class RayNodes:
         self._memory = memory
         self._fleet = ""
         self._nodes: dict[str, Node] = {}
+        self._arrivals = Arrivals[Node]()
 
     @property
     def names(self) -> frozenset[str]:
@@ -92,22 +94,28 @@ class RayNodes:
         return node is not None and (endpoint.host != LOOPBACK or node.host == LOOPBACK)
 
     async def refresh(self, known: Collection[tuple[str, int]] | None = None) -> list[Node]:
-        """Forget the nodes that are gone, let those join that are not known, and return these.
+        """Forget the nodes that are gone, let those join that are not known, and return those that
+        have joined since the last call.
 
         ``known``: on a node that joins, engines of this fleet that are not among them are buried;
-        None: whatever runs there is left alone. Nodes do not join in a call that forgets some: a
-        loss is told at once, and joining takes its time.
+        None: whatever runs there is left alone, and whoever is there is waited for. Otherwise
+        nobody is: joining takes its time, and a loss is told at once.
         """
         self._fleet = f"{self._namespace}@{ray.get_runtime_context().gcs_address}"
         names = await self._alive()
         gone = {node.name for node in self._nodes.values() if node.id not in names}
         self._nodes = {name: node for name, node in self._nodes.items() if name not in gone}
-        if gone:
-            return []
+        self._arrivals.keep_only(names)
         here = {node.id for node in self._nodes.values()}
-        coming = [Node(name, id_, None) for id_, name in names.items() if id_ not in here]
-        joined = await asyncio.gather(*(self._joins(node, known) for node in coming))
-        return [node for node, has_joined in zip(coming, joined, strict=True) if has_joined]
+        for id_, name in names.items():
+            if id_ not in here and id_ not in self._arrivals:
+                node = Node(name, id_, None)
+                self._arrivals.begin(id_, node, self._joins(node, known))
+        if known is None:
+            await self._arrivals.all_over()
+        joined = self._arrivals.over()
+        self._nodes |= {node.name: node for node in joined}
+        return joined
 
     def found(self) -> list[NodeFound]:
         return [node.found for node in self._nodes.values() if node.found is not None]
@@ -185,6 +193,7 @@ class RayNodes:
         return None
 
     async def shut_down(self) -> None:
+        self._arrivals.keep_only(())
         for node in self._nodes.values():
             with suppress(RayError):
                 await asyncio.to_thread(ray.kill, node.agent)
@@ -192,6 +201,7 @@ class RayNodes:
 
     def forget(self) -> None:
         """Handles of actors are worthless once Ray is let go of."""
+        self._arrivals.keep_only(())
         self._nodes.clear()
 
     async def _joins(self, node: Node, known: Collection[tuple[str, int]] | None) -> bool:
@@ -206,7 +216,6 @@ class RayNodes:
         except (EngineError, RayError, TimeoutError) as error:
             log.warning("node %s cannot join: %r", node.name, error)
             return False
-        self._nodes[node.name] = node
         return True
 
     async def _bury_strangers(self, node: Node, known: Collection[tuple[str, int]]) -> None:
