@@ -38,7 +38,7 @@ def _useful(lacking: Amounts, victims: Sequence[Victim]) -> list[tuple[Victim, l
     return sorted(likely, key=lambda row: -max(c.relief.get(r, 0) for c in row[1] for r in short))
 
 
-NOTHING_PAID: Price = (0, 0, 0.0, 0.0, 0, 0)
+NOTHING_PAID: Price = (0, 0, 0, 0.0, 0.0, 0, 0)
 
 
 def _plus(paid: Price, more: Price) -> Price:
@@ -49,6 +49,7 @@ def _plus(paid: Price, more: Price) -> Price:
         paid[3] + more[3],
         paid[4] + more[4],
         paid[5] + more[5],
+        paid[6] + more[6],
     )
 
 

@@ -35,6 +35,8 @@ class Victim:
     """From the preferred depth to the deepest."""
     wants: float = 0.0
     """How often its model was wanted of late."""
+    is_stuck: bool = False
+    """Its responses may not be suspended: it goes when they have ended, whenever that is."""
 
 
 Step = tuple[Victim, Choice]
@@ -50,11 +52,20 @@ class Move:
     often they are likely waited for."""
 
 
-Price = tuple[int, int, float, float, int, int]
+Price = tuple[int, int, int, float, float, int, int]
 
 
 def price(victim: Victim, choice: Choice) -> Price:
-    """Compared from the left: the busy, those somebody waits for, what is likely waited, seconds,
-    moves, and how deep."""
+    """Compared from the left: the busy, of these the stuck, those somebody waits for, what is
+    likely waited, seconds, moves, and how deep."""
     cost_s = max(0.0, choice.cost_s)
-    return (victim.is_busy, victim.is_wanted, victim.wants * cost_s, cost_s, 1, choice.depth)
+    likely_s = victim.wants * cost_s
+    return (
+        victim.is_busy,
+        victim.is_stuck,
+        victim.is_wanted,
+        likely_s,
+        cost_s,
+        1,
+        choice.depth,
+    )

@@ -1,11 +1,12 @@
 """Whom to demote, and how far, to make this room.
 
-The opinion: idle before busy, those nobody waits for before others, the preferred depth before a
-deeper one, and among equals by the policy's name: the least recently used first (``lru``), the
-least often wanted of late first (``lfu``), or (``cost``) whoever it will cost least to have done
-without: so much longer as having it back will take, times how often it was wanted of late. The
-search takes single steps in that order until nothing is lacking, then takes back every step that
-turned out not to be needed. ``cost`` goes on from there to the cheapest demotions of all.
+The opinion: idle before busy, those whose responses may be suspended before those whose may not,
+those nobody waits for before others, the preferred depth before a deeper one, and among equals by
+the policy's name: the least recently used first (``lru``), the least often wanted of late first
+(``lfu``), or (``cost``) whoever it will cost least to have done without: so much longer as having
+it back will take, times how often it was wanted of late. The search takes single steps in that
+order until nothing is lacking, then takes back every step that turned out not to be needed.
+``cost`` goes on from there to the cheapest demotions of all.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from controller.core.choices import Choice, Move, Step, Victim
 from controller.core.ledger import HOST, Amounts
 from controller.core.names import Eviction, ReplicaId
 
-Right = tuple[bool, float, float, float, str]
+Right = tuple[bool, bool, float, float, float, str]
 
 
 def make_room(
@@ -54,7 +55,7 @@ def right_to_stay(victim: Victim, choice: Choice | None, by: Eviction) -> Right:
             first = victim.wants
         case Eviction.COST:
             first = victim.wants * cost_s
-    return (victim.is_wanted, first, victim.idle_since, cost_s, victim.replica)
+    return (victim.is_stuck, victim.is_wanted, first, victim.idle_since, cost_s, victim.replica)
 
 
 def _steps(victims: Sequence[Victim], by: Eviction) -> Iterator[Step]:

@@ -14,9 +14,11 @@ slow to switch do not switch all the time.
 
 Nobody is frozen for a pinned model, which would not give the room back.
 
-All that a room lacks is frozen or nothing: one drain that cannot be (a model or a request that
-does not want it, no room on the host for a sleeper) leaves the others running to their end. Nor
-is an engine frozen that drains for an administrator, or for good.
+Who is frozen is chosen anew when the maximum has passed (``rooms``): of all that may be, whether
+they drain already or not, the set that costs least. All that a room lacks is frozen or nothing:
+where those that may be frozen do not suffice (a model or a request does not want it, no room on
+the host for a sleeper) the drains go on as they were chosen, and everybody runs to the end. Nor is
+an engine frozen that drains for an administrator, or for good.
 """
 
 from __future__ import annotations
@@ -26,14 +28,16 @@ from collections.abc import Iterable
 from controller.core.books import Books
 from controller.core.demands import Demand, Urgency
 from controller.core.demoting import fitting_depth
+from controller.core.freezable import is_out_of_patience, may_freeze
 from controller.core.idle import DEEPEST_FROZEN
 from controller.core.lifecycle import Phase, Replica
-from controller.core.names import Cause, Depth, Instant, ReplicaId
+from controller.core.names import Depth, ReplicaId
+from controller.core.victims import Asker
 
 
 def freeze(books: Books, demand: Demand, drains: Iterable[ReplicaId]) -> None:
     """Of these drains the first that still waits for responses; the next look takes the next."""
-    if not is_out_of_patience(books, demand) or books.models[demand.model].spec.pinned:
+    if not _is_out_of_patience(books, demand):
         return
     busy = [books.replicas[name] for name in drains if books.replicas[name].leases]
     depths = [depth_to_freeze(books, replica) for replica in busy]
@@ -41,23 +45,15 @@ def freeze(books: Books, demand: Demand, drains: Iterable[ReplicaId]) -> None:
         books.freeze(busy[0], depths[0])
 
 
-def is_out_of_patience(books: Books, demand: Demand) -> bool:
-    if demand.urgency is not Urgency.WAITED_FOR:
-        return False
-    return demand.since + books.policy.maximum_wait_behind_s <= books.now
+def _is_out_of_patience(books: Books, demand: Demand) -> bool:
+    can_drain = demand.urgency is Urgency.WAITED_FOR
+    return is_out_of_patience(books, Asker(demand.model, can_drain=can_drain, since=demand.since))
 
 
 def depth_to_freeze(books: Books, replica: Replica) -> Depth | None:
     """None: it cannot be, or not yet."""
-    goal, spec = replica.goal, books.models[replica.model].spec
-    if replica.phase is not Phase.DRAINING or goal is None or goal.cause is not Cause.EVICTED:
+    goal = replica.goal
+    if replica.phase is not Phase.DRAINING or goal is None or not may_freeze(books, replica):
         return None
-    if replica.never_frozen or not spec.can_freeze or books.now < end_of_turn(books, replica):
-        return None
-    return fitting_depth(books, replica, goal.depth, min(spec.deepest, DEEPEST_FROZEN))
-
-
-def end_of_turn(books: Books, replica: Replica) -> Instant:
-    """It is not frozen before."""
-    took_s = replica.awake_since - replica.raised_at
-    return Instant(replica.awake_since + max(books.policy.minimum_awake_s, took_s))
+    deepest = min(books.models[replica.model].spec.deepest, DEEPEST_FROZEN)
+    return fitting_depth(books, replica, goal.depth, deepest)

@@ -14,7 +14,7 @@ from controller.core.admission import turn_away_hopeless
 from controller.core.books import Books
 from controller.core.crowding import thin_out
 from controller.core.demoting import demote, fitting_depth, go_down, refuse_depth
-from controller.core.freezing import end_of_turn
+from controller.core.freezable import end_of_turn
 from controller.core.leaking import restart_leaking
 from controller.core.lifecycle import (
     IN_FLIGHT,
@@ -229,8 +229,9 @@ def next_deadline(books: Books) -> Instant:
         serving = [r for r in books.replicas.values() if r.phase in SERVING]
         if minimum:
             times += [Instant(replica.awake_since + minimum) for replica in serving]
-        draining = [r for r in serving if r.leases and r.phase is Phase.DRAINING]
-        times += [end_of_turn(books, replica) for replica in draining]
+        busy = [replica for replica in serving if replica.leases]
+        if any(replica.phase is Phase.DRAINING for replica in busy):
+            times += [end_of_turn(books, replica) for replica in busy]
     times += _ends_of_patience(books)
     return min([time for time in times if time > now], default=NEVER)
 

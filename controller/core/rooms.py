@@ -8,13 +8,15 @@ free, and what orders in flight will free, less what is claimed.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 from math import fsum, inf
 
 from controller.core.books import Books
 from controller.core.choices import Move
 from controller.core.eviction import make_room
+from controller.core.freezable import draining_victim, is_out_of_patience, may_freeze
+from controller.core.idle import DEEPEST_FROZEN
 from controller.core.ledger import HOST, Amounts
 from controller.core.lifecycle import Phase, Place, Replica
 from controller.core.names import Cause, Depth, DeviceId, NodeId, ReplicaId
@@ -35,14 +37,16 @@ class Verdict(IntEnum):
     COMING = 1
     """What is in flight will make the room."""
     EVICTS_IDLE = 2
-    DRAINS = 3
+    FREEZES = 3
+    """It has been waited for too long: responses are suspended, of those who may be."""
+    DRAINS = 4
     """Drains under way will make the room."""
-    EVICTS_BUSY = 4
-    WAITS = 5
+    EVICTS_BUSY = 5
+    WAITS = 6
     """Those who are rising, or awake for too short a time, will be evicted."""
-    STOPS = 6
+    STOPS = 7
     """Only if some engines are stopped."""
-    BLOCKED = 7
+    BLOCKED = 8
 
 
 EVICTIONS = (
@@ -147,7 +151,7 @@ class NodeRoom:
                 continue
             draining = sum([relief.get(device, 0) for relief in self.drains.values()])
             if asker.can_drain and amount <= offer.asleep + draining:
-                least = max(least, (Verdict.DRAINS, 0, -inf, 0))
+                least = max(least, (Verdict.FREEZES, 0, -inf, 0))
             elif asker.can_stop and amount <= offer.stopped + draining:
                 least = max(least, (Verdict.STOPS, 0, -inf, 0))
             else:
@@ -178,6 +182,10 @@ class NodeRoom:
             if verdict in (Verdict.EVICTS_BUSY, Verdict.WAITS) and not asker.can_drain:
                 continue
             if verdict is Verdict.EVICTS_BUSY:
+                if least <= Verdict.FREEZES and is_out_of_patience(self.books, asker):
+                    fit = self._freezing(asker, Fit(place, need, Verdict.FREEZES), lacking)
+                    if fit is not None:
+                        return fit
                 drains = self._use_drains(lacking)
                 if _is_enough(lacking):
                     return Fit(place, need, Verdict.DRAINS, drains)
@@ -196,6 +204,25 @@ class NodeRoom:
             if moves:
                 return Fit(place, need, verdict, drains, tuple(moves))
         return Fit(place, need, Verdict.BLOCKED)
+
+    def _freezing(self, asker: Asker, fit: Fit, lacking: Amounts) -> Fit | None:
+        """With the cheapest of those that can be frozen, whether they drain already or not, beside
+        the idle. Whoever drains and is not among them is not needed any more."""
+        books, devices = self.books, () if lacking.get(HOST, 0) > 0 else fit.place.devices
+        replicas = replicas_on(books, self.node, devices)
+        found = [
+            victim
+            for victim in victims(books, asker, replicas, DEEPEST_FROZEN)
+            if not victim.is_busy or may_freeze(books, books.replicas[victim.replica])
+        ]
+        for name, relief in self.drains.items():
+            if may_freeze(books, books.replicas[name]):
+                found.append(draining_victim(books, asker, books.replicas[name], relief))
+        host_free = max(0, self.free.get(HOST, 0))
+        moves = make_room(lacking, host_free, found, books.policy.eviction) or []
+        drains = tuple([move.replica for move in moves if move.replica in self.drains])
+        others = tuple([move for move in moves if move.replica not in self.drains])
+        return replace(fit, drains=drains, moves=others) if moves else None
 
     def emptiness(self, devices: tuple[DeviceId, ...]) -> int:
         """What is to spare where least is."""

@@ -185,6 +185,13 @@ def _is_busy(replica: Replica) -> bool:
     return is_running or replica.phase in RISING
 
 
+def _is_stuck(books: Books, replica: Replica) -> bool:
+    """Others' responses would be suspended for somebody's sake at some time, its own never."""
+    if not replica.leases or books.policy.maximum_wait_behind_s == NEVER:
+        return False
+    return bool(replica.never_frozen) or not books.models[replica.model].spec.can_freeze
+
+
 def _victim(books: Books, replica: Replica, asker: Asker, deepest: Depth) -> Victim:
     return Victim(
         replica=replica.id,
@@ -194,6 +201,7 @@ def _victim(books: Books, replica: Replica, asker: Asker, deepest: Depth) -> Vic
         idle_since=replica.idle_since,
         choices=_choices(books, replica, asker.evict_to, deepest),
         wants=books.popularity.of(replica.model),
+        is_stuck=_is_stuck(books, replica),
     )
 
 

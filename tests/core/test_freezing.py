@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from itertools import pairwise
+from collections.abc import Collection, Sequence
+from itertools import combinations, pairwise
+from math import fsum
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from controller.core.commands import (
     Command,
@@ -115,6 +118,86 @@ def test_a_stream_is_frozen_when_somebody_waited_the_maximum_and_no_sooner() -> 
     [sleep] = wait(story, 0.1)
     assert isinstance(sleep, SleepEngine)
     assert (sleep.keep, sleep.depth) == (True, Depth.LEVEL_1)
+
+
+# who
+
+
+def busy_fleet(*models: tuple[int, bool, int], need: int) -> Story:
+    """(size, may be frozen, requests before): all awake with a long response, and no room left;
+    ``z`` needs so much and is waited for."""
+    specs = [spec(f"m{i}", size, can_freeze=may) for i, (size, may, _) in enumerate(models)]
+    device = sum(size for size, _, _ in models)
+    story = crowded(*specs, spec("z", need), device=device, host=100, minimum_awake_s=0.0)
+    for i, (_, _, before) in enumerate(models):
+        story.raises(f"long{i}", f"m{i}")
+        for extra in range(before):
+            story.arrives(f"r{i}-{extra}", f"m{i}")
+            ends(story, f"r{i}-{extra}")
+    wait(story, 20.0)
+    story.arrives("rz", "z")
+    return story
+
+
+def frozen_for_z(story: Story) -> list[ReplicaId]:
+    """Once it has waited its maximum, until it starts, or nothing more happens."""
+    asleep = []
+    commands = wait(story, MAXIMUM_S)
+    while sleeps := [order for order in commands if isinstance(order, SleepEngine)]:
+        for sleep in sleeps:
+            assert sleep.keep
+            asleep.append(sleep.replica)
+            commands = story.answers(sleep.replica, after=0.0)
+    return asleep
+
+
+def test_who_may_be_frozen_is_chosen_though_another_would_do_alone() -> None:
+    story = busy_fleet((20, False, 0), (10, True, 5), (12, True, 5), need=19)
+    assert sorted(frozen_for_z(story)) == ["m1#0", "m2#0"]
+    assert phases(story)["z"] is Phase.STARTING
+
+
+def test_a_drain_that_cannot_be_frozen_is_not_begun_where_another_will_do() -> None:
+    story = busy_fleet((20, False, 0), (20, True, 5), need=10)
+    assert phases(story)["m1"] is Phase.DRAINING
+    assert phases(story)["m0"] is Phase.AWAKE
+
+
+def test_where_those_who_may_be_frozen_do_not_suffice_nobody_is() -> None:
+    story = busy_fleet((20, False, 0), (10, True, 0), need=25)
+    assert frozen_for_z(story) == []
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(2, 9), st.booleans(), st.integers(0, 6)), min_size=1, max_size=5
+    ),
+    st.integers(1, 40),
+)
+@settings(max_examples=60, deadline=None, derandomize=True)
+def test_those_are_frozen_who_cost_least_of_all_who_may_be(
+    models: list[tuple[int, bool, int]], need: int
+) -> None:
+    need = min(need, sum(size for size, _, _ in models))
+    story = busy_fleet(*models, need=need)
+    books = story.fleet.books
+    asleep = frozen_for_z(story)
+
+    def paid(names: Collection[str]) -> tuple[int, float]:
+        return len(names), fsum(books.popularity.of(ModelName(name)) for name in names)
+
+    may = {f"m{i}": size - 1 for i, (size, may, _) in enumerate(models) if may}
+    ways = [
+        way
+        for count in range(1, len(may) + 1)
+        for way in combinations(may, count)
+        if sum(may[name] for name in way) >= need
+    ]
+    chosen = [name.removesuffix("#0") for name in asleep]
+    assert bool(chosen) == bool(ways)
+    if ways:
+        assert tuple(sorted(chosen)) in ways
+        assert paid(chosen) == pytest.approx(min(map(paid, ways)))
 
 
 def test_a_drain_that_ends_by_itself_freezes_nobody() -> None:
