@@ -120,7 +120,7 @@ def _kv_tokens(checkpoint: Checkpoint, kv_bytes: int, model: ConfiguredModel) ->
 
 
 def _own_ladder(spec: ModelSpec, policy: FleetPolicy) -> list[Rung]:
-    raising = partial(CostTable(policy.costs).raising, spec.name)
+    raising = partial(CostTable(policy.costs, policy.times).raising, spec.name)
     held, devices = ModelRecord(spec).footprint, spec.devices_per_replica
     return rungs(rests(policy.prices, devices, spec.deepest, held, raising))
 

@@ -17,6 +17,7 @@ from controller.core.commands import Command
 from controller.core.events import Event
 from controller.core.fleet import Fleet
 from controller.core.names import Depth, ModelSpec
+from controller.cost_records import CostRecords
 from controller.drivers.control import LiveControl
 from controller.drivers.conversation_entries import Entries
 from controller.drivers.conversation_keeping import Keeping
@@ -58,6 +59,8 @@ from workers.ray_pool import RayPool
 log = logging.getLogger("torpor.conversations")
 _MEMORY_S = 2.0
 """So often is looked at what others hold."""
+_COSTS_S = 1.0
+"""So long after the first of several measurements they are written down."""
 
 
 def build(settings: Settings, ray_address: str, sockets: DeciderSockets | None = None) -> Served:
@@ -83,7 +86,12 @@ def assemble(settings: Settings, pool: Pool, sockets: DeciderSockets | None = No
     fleet = Fleet(settings.policy)
     limit = settings.memory.limit
     following = Following(settings.memory.follow, limit) if settings.memory.is_followed else None
-    driver = LiveDriver(fleet, pool, settings.models, limit, following, settings.hangs)
+    costs = CostRecords(
+        settings.state_dir / "costs.json",
+        settings.device,
+        soon=lambda write: asyncio.get_running_loop().call_later(_COSTS_S, write),
+    )
+    driver = LiveDriver(fleet, pool, settings.models, limit, following, settings.hangs, costs)
     metrics = Metrics()
     journal = Journal(
         settings.state_dir / "journal.jsonl",
@@ -93,7 +101,7 @@ def assemble(settings: Settings, pool: Pool, sockets: DeciderSockets | None = No
     )
     announcing = JsonAnnouncer if settings.announces_json else Announcer
     announcer = announcing(settings.server.host, settings.server.port)
-    driver.observers += [_Journalist(journal), metrics, announcer]
+    driver.observers += [_Journalist(journal), metrics, announcer, costs]
     control = LiveControl(driver, lambda entry: _read_model(entry, settings))
 
     entries = Entries(settings.conversations, records_of_run().run)
@@ -132,6 +140,7 @@ def assemble(settings: Settings, pool: Pool, sockets: DeciderSockets | None = No
                 await kept.close()
             await driver.close()
             journal.close()
+            costs.write()
 
     app = create_app(
         api_settings(settings),

@@ -54,6 +54,7 @@ def change_model(books: Books, spec: ModelSpec, restart: bool) -> None:
         if was_awake and not record.is_given_up:
             books.wish(record)
         record.measured.clear()
+        books.costs.forget(spec.name)
         record.need = NOTHING
         record.failures, record.retry_at = 0, LONG_AGO
         _retire(books, record.replicas)

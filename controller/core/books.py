@@ -6,6 +6,7 @@ and the list of commands. Observing and planning are made of these moves and of 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
 
@@ -23,7 +24,7 @@ from controller.core.commands import (
     StopEngine,
     WakeEngine,
 )
-from controller.core.costs import CostTable
+from controller.core.costs import CostTable, Took
 from controller.core.hours import in_hours
 from controller.core.ledger import HOST, Ledger
 from controller.core.lifecycle import (
@@ -109,7 +110,7 @@ class Books:
         """KV tiers whose size can be changed."""
         self.backlog = Backlog()
         self.tenants = Tenants()
-        self.costs = CostTable(policy.costs)
+        self.costs = CostTable(policy.costs, policy.times)
         self.popularity = Popularity(policy.popularity_half_life_s)
         self.operations = Operations()
         self.commands: list[Command] = []
@@ -324,7 +325,7 @@ class Books:
         self.order_down(replica, Goal(depth, goal.cause, goal.whom))
 
     def _open(self, replica: Replica, action: Action, depth: Depth) -> Order:
-        patience_s = self.costs.patience_s(self.policy.times, replica.model, action, depth)
+        patience_s = self.costs.patience_s(replica.model, action, depth)
         until = Instant(self.now + patience_s)
         replica.order = Order(self.new_op(), action, depth, self.now, until)
         return replica.order
@@ -338,8 +339,9 @@ class Books:
         order = replica.order
         assert order is not None
         replica.order = None
-        self.costs.learn(replica.model, order.action, order.depth, self.now - order.at)
-        self._learned(self.models[replica.model])
+        if not replica.is_retiring:
+            self.costs.learn(replica.model, order.action, order.depth, self.now - order.at)
+            self._learned(self.models[replica.model])
         return order
 
     def settle(self, replica: Replica, held: Footprint, depth: Depth) -> None:
@@ -351,6 +353,19 @@ class Books:
             self.models[replica.model].measured[depth] = held
             self._learned(self.models[replica.model])
         self.ledger.settle(replica, replica.place, held)
+
+    def remember(
+        self,
+        record: ModelRecord,
+        took: Iterable[Took],
+        held: Iterable[tuple[Depth, Footprint]],
+    ) -> None:
+        """From before this run; what it measured itself stays."""
+        for one in took:
+            self.costs.remember(record.spec.name, one)
+        for depth, footprint in held:
+            record.measured.setdefault(depth, footprint)
+        self.touch_model(record)
 
     def note_residual(self, replica: Replica, depth: Depth) -> None:
         """It has just fallen asleep there."""

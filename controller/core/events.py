@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from controller.core.costs import Took
 from controller.core.names import (
     NO_AFFINITY,
     Affinity,
@@ -185,6 +186,15 @@ class EngineFound(Event):
     node: NodeId
     devices: tuple[DeviceId, ...]
     held: Footprint
+
+
+@dataclass(frozen=True, slots=True)
+class CostsFound(Event):
+    """What orders of a model took before this controller started, and what its engines held."""
+
+    model: ModelName
+    took: tuple[Took, ...]
+    held: tuple[tuple[Depth, Footprint], ...]
 
 
 # nodes

@@ -15,9 +15,10 @@ the world and nothing else is ordered of it. A broken engine keeps its bytes and
 it is known to be gone. Its leases are nobody's: they end when they are released, and the same
 request may then arrive again.
 
-At the start a driver tells, in this order: the models (ModelAdded), the engines that were found
-(EngineFound), the nodes (NodeJoined). Nothing can be started before a node has joined, so what
-runs already is adopted first; an engine whose model is unknown is stopped.
+At the start a driver tells, in this order: the models (ModelAdded), each with what is known of it
+from before (CostsFound), the engines that were found (EngineFound), the nodes (NodeJoined). Nothing
+can be started before a node has joined, so what runs already is adopted first; an engine whose
+model is unknown is stopped.
 
 ``InvariantBroken`` is our mistake. Commands that were ordered before it was noticed are not
 lost: the next ``handle`` returns them first. The driver may go on, and get rid of the replica

@@ -73,6 +73,8 @@ def observe(books: Books, event: e.Event) -> None:
             _lost(books, event, "hung")
         case e.EngineFound():
             _found(books, event)
+        case e.CostsFound():
+            _costs_found(books, event)
         case e.NodeJoined():
             books.ledger.join(event.node, event.devices, event.host_bytes)
         case e.BudgetMeasured():
@@ -241,6 +243,12 @@ def _found(books: Books, event: e.EngineFound) -> None:
     replica.has_kv = event.depth is Depth.AWAKE and record.spec.keeps_kv
     phase = Phase.AWAKE if event.depth is Depth.AWAKE else Phase.ASLEEP
     books.move(replica, phase, "found running and adopted")
+
+
+def _costs_found(books: Books, event: e.CostsFound) -> None:
+    record = books.models.get(event.model)
+    if record is not None and not record.is_removed:
+        books.remember(record, event.took, event.held)
 
 
 def _stranger(books: Books, event: e.EngineFound) -> Replica:

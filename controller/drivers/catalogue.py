@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from controller.core.events import ModelAdded, ModelChanged, ModelRemoved
+from controller.core.events import ModelRemoved
 from controller.core.names import ModelName, ModelSpec
 from controller.drivers.live import LiveDriver
 from workers.engine import EngineSpec
@@ -59,7 +59,7 @@ class Catalogue:
         for name in changed:
             self._change(before[name], after[name], name in restarted)
         for name in added:
-            self._add(after[name])
+            self._driver.add_model(*after[name])
         return Applied(
             added=tuple(added),
             changed=tuple(changed),
@@ -75,18 +75,12 @@ class Catalogue:
         is_gone = known is None or known.is_removed
         return "removed over the API" if was_in_the_file and is_gone else ""
 
-    def _add(self, model: Configured) -> None:
-        spec, engine = model
-        self._driver.engines[spec.name] = engine
-        self._driver.feed(ModelAdded(self._driver.now(), spec))
-
     def _change(self, before: Configured, after: Configured, restart: bool) -> None:
         """A pin that was set or taken at run time stays, unless the file changes its own."""
         spec, engine = after
         if spec.pinned == before[0].pinned:
             spec = replace(spec, pinned=self._driver.fleet.models[spec.name].spec.pinned)
-        self._driver.engines[spec.name] = engine
-        self._driver.feed(ModelChanged(self._driver.now(), spec, restart))
+        self._driver.change_model(spec, engine, restart)
 
 
 def _needs_restart(before: Configured, after: Configured) -> bool:

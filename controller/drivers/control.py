@@ -11,7 +11,6 @@ from controller.core.commands import Command, FinishOperation
 from controller.core.events import (
     DemotionOrdered,
     Event,
-    ModelAdded,
     ModelRemoved,
     PinOrdered,
     SwitchOrdered,
@@ -172,11 +171,10 @@ class LiveControl:
         if known is not None:
             how = "that is being removed" if known.is_removed else "already"
             raise InvalidModel(f"name: {spec.name!r} is the name of a model {how}")
-        self._driver.engines[spec.name] = engine
         self._created[spec.name] = int(time.time())
         self._catalogue.added_over_the_api(spec.name)
         operation = self._begin("add", spec.name)
-        self._driver.feed(ModelAdded(self._driver.now(), spec))
+        self._driver.add_model(spec, engine)
         self._finish(operation, "", self._driver.now())
         return operation
 

@@ -27,6 +27,7 @@ from controller.core.commands import (
 )
 from controller.core.events import (
     CanaryDisagreed,
+    CostsFound,
     EngineFailed,
     EngineFellAsleep,
     EngineFound,
@@ -39,6 +40,7 @@ from controller.core.events import (
     KVExported,
     KVExportFailed,
     ModelAdded,
+    ModelChanged,
     NodeJoined,
     NodeLost,
     RanOutOfMemory,
@@ -107,6 +109,14 @@ class Observer(Protocol):
     def exported(self, model: str, export: KVExport) -> None: ...
 
 
+class CostsOnRecord(Protocol):
+    """What was measured before this run."""
+
+    def found(self, at: Instant, spec: ModelSpec, engine: EngineSpec) -> CostsFound | None:
+        """None: nothing of this model as it is."""
+        ...
+
+
 class LiveDriver:
     """Feeds one Fleet and executes what it orders on one Pool."""
 
@@ -118,9 +128,11 @@ class LiveDriver:
         limit: Callable[[NodeFound], NodeFound] = lambda node: node,
         following: Following | None = None,
         hangs: HangTimes | None = None,
+        costs: CostsOnRecord | None = None,
     ) -> None:
         """``limit``: of what a node has, what the fleet may use; ``following``: of what others
-        leave of it, None: that is not looked at; ``hangs``: when an engine is taken to hang."""
+        leave of it, None: that is not looked at; ``hangs``: when an engine is taken to hang;
+        ``costs``: what is known of models from before."""
         self.fleet = fleet
         self.pool = pool
         self.engines: dict[ModelName, EngineSpec] = {spec.name: e for spec, e in models}
@@ -138,6 +150,7 @@ class LiveDriver:
         """As it was at the beginning."""
         self._limit = limit
         self._following = following
+        self._costs = costs
         self._progress = ProgressWatch(fleet, pool, hangs or HangTimes(), self._hung)
         self._nodes: dict[str, NodeFound] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -153,8 +166,8 @@ class LiveDriver:
     async def open(self) -> None:
         """Join the pool, adopt what runs there, make the models known, begin."""
         await self.pool.open()
-        for spec, _ in self.configured.values():
-            self.feed(ModelAdded(self.now(), spec))
+        for spec, engine in self.configured.values():
+            self.add_model(spec, engine)
         nodes = await self.pool.nodes()
         for seen in await self.pool.discover():
             self._adopt(seen)
@@ -175,6 +188,21 @@ class LiveDriver:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.pool.close()
+
+    def add_model(self, spec: ModelSpec, engine: EngineSpec) -> None:
+        self.engines[spec.name] = engine
+        self.feed(ModelAdded(self.now(), spec))
+        self._tell_costs(spec, engine)
+
+    def change_model(self, spec: ModelSpec, engine: EngineSpec, restart: bool) -> None:
+        self.engines[spec.name] = engine
+        self.feed(ModelChanged(self.now(), spec, restart))
+        self._tell_costs(spec, engine)
+
+    def _tell_costs(self, spec: ModelSpec, engine: EngineSpec) -> None:
+        found = self._costs.found(self.now(), spec, engine) if self._costs is not None else None
+        if found is not None:
+            self.feed(found)
 
     def feed(self, event: Event) -> None:
         """One step: the event, what the core orders on it, and who wants to know."""

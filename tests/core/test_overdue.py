@@ -26,10 +26,10 @@ A, A0 = ModelName("a"), ReplicaId("a#0")
 
 
 def patience_s(*measured: float, action: Action = Action.WAKE) -> float:
-    costs = CostTable(CostGuess())
+    costs = CostTable(CostGuess(), TIMES)
     for seconds in measured:
         costs.learn(A, action, Depth.LEVEL_1, seconds)
-    return costs.patience_s(TIMES, A, action, Depth.LEVEL_1)
+    return costs.patience_s(A, action, Depth.LEVEL_1)
 
 
 def test_what_was_never_measured_is_waited_for_the_longest() -> None:

@@ -20,8 +20,10 @@ from controller.core.commands import (
     StopEngine,
     WakeEngine,
 )
+from controller.core.costs import Took
 from controller.core.events import (
     CanaryDisagreed,
+    CostsFound,
     DemotionOrdered,
     EngineFailed,
     EngineFellAsleep,
@@ -50,7 +52,7 @@ from controller.core.events import (
 )
 from controller.core.fleet import Fleet
 from controller.core.invariants import check
-from controller.core.lifecycle import Phase
+from controller.core.lifecycle import Action, Phase
 from controller.core.names import (
     NO_AFFINITY,
     Affinity,
@@ -271,6 +273,16 @@ class AnyOrder(RuleBasedStateMachine):
         place = (NodeId("n"), (DeviceId("0"),))
         held = Footprint(6) if depth is Depth.AWAKE else Footprint(1, 6)
         self.feed(EngineFound(self.time, name, ModelName(model), old, depth, *place, held))
+
+    @rule(
+        model=MODELS,
+        action=st.sampled_from(Action),
+        seconds=st.sampled_from([0.1, 30.0]),
+        awake=st.sampled_from([5, 16, 40]),
+    )
+    def costs_are_found(self, model: ModelName, action: Action, seconds: float, awake: int) -> None:
+        took = Took(action, Depth.LEVEL_1, (seconds,))
+        self.feed(CostsFound(self.time, model, (took,), ((Depth.AWAKE, Footprint(awake)),)))
 
     # people
 

@@ -37,6 +37,7 @@ from controller.core.names import (
     Ladder,
     ModelName,
     NodeId,
+    OrderTimes,
     ReplicaId,
     RequestId,
 )
@@ -153,7 +154,8 @@ def test_an_agenda_says_who_is_late_and_when_the_next_is(puts: list[tuple[str, f
 
 
 def test_costs_are_guessed_then_the_median_of_what_was_measured() -> None:
-    costs = CostTable(CostGuess(start_s=60, wake_level_1_s=2, wake_level_2_s=8, sleep_s=3))
+    guess = CostGuess(start_s=60, wake_level_1_s=2, wake_level_2_s=8, sleep_s=3)
+    costs = CostTable(guess, OrderTimes())
     assert costs.raising(A, Depth.STOPPED) == 60
     assert [costs.raising(A, depth) for depth in Depth][:4] == [0, 0.5, 2, 8]
     for seconds in (4.0, 4.2, 100.0):

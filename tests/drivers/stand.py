@@ -17,7 +17,7 @@ from controller.core.names import Depth, ModelName, ModelSpec, ReplicaId
 from controller.drivers.control import LiveControl
 from controller.drivers.following import Following
 from controller.drivers.leases import LiveLeases
-from controller.drivers.live import LiveDriver
+from controller.drivers.live import CostsOnRecord, LiveDriver
 from controller.drivers.world import World
 from controller.ports import EngineSeen, InvalidModel, NodeFound
 from tests.core.fleets import GUESS, policy, sizes, spec
@@ -77,6 +77,7 @@ async def a_fleet(
     limit: Callable[[NodeFound], NodeFound] = lambda node: node,
     following: Following | None = None,
     hangs: HangTimes | None = None,
+    costs: CostsOnRecord | None = None,
     **more: Any,
 ) -> AsyncIterator[Stand]:
     """``a`` and ``b`` of 10 on a device of 24, unless told otherwise."""
@@ -90,6 +91,7 @@ async def a_fleet(
         limit,
         following,
         hangs,
+        costs,
     )
     seen = Recorder()
     driver.observers.append(seen)

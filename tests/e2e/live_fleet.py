@@ -105,6 +105,12 @@ class LiveFleet:
         while self.client.model(model).running < count:
             assert self._process.poll() is None, "".join(self.told)
 
+    def await_costs(self, model: str) -> None:
+        """Asks until something that was measured of it is on record."""
+        record = self.directory / "state" / "costs.json"
+        while not record.exists() or f'"{model}"' not in record.read_text():
+            assert self.client.model(model).model == model
+
     def await_config(self, after: float) -> ConfigView:
         """Follows the fleet's events until its file was looked at again."""
         with self.client.stream("GET", "/fleet/events") as events:

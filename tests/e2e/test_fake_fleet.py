@@ -71,10 +71,12 @@ def fleet() -> Iterator[LiveFleet]:
             fleet.stop()
 
 
-async def ask(fleet: LiveFleet, model: str, **more: Any) -> httpx.Response:
+async def ask(
+    fleet: LiveFleet, model: str, headers: dict[str, str] | None = None, **more: Any
+) -> httpx.Response:
     async with httpx.AsyncClient(base_url=fleet.url, timeout=60) as client:
         body = {"model": model, "prompt": "one two three", **more}
-        return await client.post("/v1/completions", json=body)
+        return await client.post("/v1/completions", json=body, headers=headers)
 
 
 @pytest.mark.parametrize(
@@ -111,12 +113,17 @@ async def test_requests_without_a_byte_yet_are_tried_again(fleet: LiveFleet) -> 
 
 
 async def test_a_controller_that_dies_at_work_loses_no_engine(fleet: LiveFleet) -> None:
+    """Nor what a cold model takes to start: by the guess it would be more than is waited for."""
     fleet.client.wake("plain")
     engine = fleet.engine("plain").pid
+    fleet.client.wake("slow")
+    fleet.client.stop("slow")
+    fleet.await_costs("slow")
     fleet.kill_controller()
     async with httpx.AsyncClient(transport=httpx.AsyncHTTPTransport(retries=10)) as patient:
         assert (await patient.get(f"{fleet.url}/readyz", timeout=60)).status_code == 200
     assert any('"event": "restarting"' in line for line in fleet.told)
+    assert (await ask(fleet, "slow", {"x-torpor-max-wait-s": "40"})).status_code == 200
     assert (await ask(fleet, "plain")).status_code == 200
     assert fleet.engine("plain").pid == engine
 
