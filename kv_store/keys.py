@@ -94,6 +94,7 @@ def destination_of(salt: str) -> str:
     return salt.partition(_TO)[2]
 
 
+@lru_cache(maxsize=4096)
 def domain_of(isolation: Isolation, *, tenant: str, conversation: str = "") -> str:
     """Within ``NONE`` all share; else never two tenants, whatever their conversations are called.
 

@@ -1,19 +1,18 @@
 """What a client sends: read within bounds, parsed once, cleaned of what is not the client's to say.
 
-The engine sees exactly what was parsed here: the original bytes where nothing was removed and
-nothing is ambiguous, a fresh serialisation otherwise (a key that comes twice could be read in
-two ways).
+The engine sees exactly what was parsed here, in a fresh serialisation: of the original bytes it
+could make something else (a key that comes twice can be read in two ways).
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, NoReturn
+from typing import Any
 
+import msgspec
 from starlette.types import Receive
 
 from controller.api.errors import ApiError
@@ -30,6 +29,9 @@ _CONVERSATION = re.compile(r"[A-Za-z0-9._:+=@-]{1,128}")
 
 _TIERS = {"priority": Priority.PRIORITY, "flex": Priority.FLEX}
 """OpenAI's ``service_tier``; whatever else it says is the usual one. Engines read it too."""
+
+_decoder = msgspec.json.Decoder()
+_encoder = msgspec.json.Encoder()
 
 
 class ClientGone(Exception):
@@ -86,7 +88,7 @@ def parse_json(raw: bytes, *, is_named: bool = False) -> Call:
     """``is_named``: a header names its conversation. Raises ApiError 400: not a JSON object, or
     no ``model`` that is a string."""
     try:
-        parsed, has_duplicates = _parser.parse(raw.decode())
+        parsed = _decoder.decode(raw)
     except (ValueError, RecursionError) as error:
         reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
         raise ApiError("invalid_json", f"The body is not valid JSON: {reason}") from None
@@ -94,12 +96,12 @@ def parse_json(raw: bytes, *, is_named: bool = False) -> Call:
         raise ApiError("invalid_json", "The body must be a JSON object.")
     model = model_name(parsed.get("model"))
     conversation = _conversation(parsed)
-    if _clean(parsed) or has_duplicates or conversation is not None:
-        raw = json.dumps(parsed, separators=(",", ":")).encode()
+    _clean(parsed)
+    body = _encoder.encode(parsed)
     tier = _TIERS.get(str(parsed.get("service_tier")), Priority.DEFAULT)
     is_named = is_named or conversation is not None
     said = parsed if is_named or any(name in parsed for name in HISTORY_FIELDS) else None
-    return Call(model, parsed.get("stream") is True, raw, conversation or "", tier, said)
+    return Call(model, parsed.get("stream") is True, body, conversation or "", tier, said)
 
 
 def _conversation(parsed: dict[str, Any]) -> str | None:
@@ -146,51 +148,18 @@ def invalid_conversation(param: str) -> ApiError:
 
 def salted(body: bytes, salt: str, request_id: str = "") -> bytes:
     """The body of a parsed call, which has neither salt nor id, with one, or with both."""
-    said = {"cache_salt": salt} | ({"request_id": request_id} if request_id else {})
-    told = json.dumps(said, separators=(",", ":")).encode()
-    return told[:-1] + b"," + body[body.index(b"{") + 1 :]
+    said = {"cache_salt": salt, "request_id": request_id} if request_id else {"cache_salt": salt}
+    return b"%b,%b" % (_encoder.encode(said)[:-1], body[1:])
 
 
-class _Parser:
-    """Strict, and notices keys that come twice in an object."""
-
-    def __init__(self) -> None:
-        self._has_duplicates = False
-        self._decoder = json.JSONDecoder(
-            object_pairs_hook=self._built, parse_constant=_no_such_constant
-        )
-
-    def parse(self, text: str) -> tuple[Any, bool]:
-        """Raises ValueError and RecursionError."""
-        self._has_duplicates = False
-        return self._decoder.decode(text), self._has_duplicates
-
-    def _built(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        built = dict(pairs)
-        if len(built) != len(pairs):
-            self._has_duplicates = True
-        return built
-
-
-def _no_such_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not JSON")
-
-
-_parser = _Parser()
-
-
-def _clean(parsed: dict[str, Any]) -> bool:
-    """Remove what is not the client's to say; whether there was any. vLLM merges
-    them with ``vllm_xargs``, so they are removed there as well. Ids are given by the gateway."""
-    found = "request_id" in parsed
+def _clean(parsed: dict[str, Any]) -> None:
+    """Remove what is not the client's to say. vLLM merges it with ``vllm_xargs``, so it is removed
+    there as well. Ids are given by the gateway."""
     parsed.pop("request_id", None)
     for holder in (parsed, parsed.get("vllm_xargs")):
         if isinstance(holder, dict):
             for name in REMOVED:
-                if name in holder:
-                    del holder[name]
-                    found = True
-    return found
+                holder.pop(name, None)
 
 
 def model_name(model: object) -> str:

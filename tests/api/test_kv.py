@@ -22,7 +22,7 @@ def body(**more: object) -> dict[str, object]:
 
 
 def test_a_salt_goes_before_everything_else() -> None:
-    assert salted(b' {"model":"m"}', "s") == b'{"cache_salt":"s","model":"m"}'
+    assert salted(b'{"model":"m"}', "s") == b'{"cache_salt":"s","model":"m"}'
 
 
 async def test_without_a_tier_the_engines_own_cache_is_salted(stand: Stand) -> None:
