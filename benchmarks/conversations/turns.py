@@ -55,7 +55,7 @@ class Turns:
 
         def turn(kv: str) -> Answer:
             answer = self._asker.ask(prompt, conversation=id)
-            self._add("first_token", "s", answer.first_s, kv=kv, tier=answer.tier)
+            self._add("first_token", "s", answer.first_s, kv=kv, tier=answer.found.tier)
             return answer
 
         turn(COMPUTED)
@@ -80,11 +80,11 @@ class Turns:
         self._asker.ask(self._prompts.fresh(_WARM_UP_TOKENS))
 
     def _compare(self, answer: Answer, undisturbed: Answer, kv: str) -> None:
-        if not answer.hit:
+        if not answer.found.hit:
             raise BenchError(f"nothing was found of a conversation's {self._options.tokens} tokens")
         added_s = answer.first_s - undisturbed.first_s
         self._add("added_to_first_token", "s", added_s, kv=kv)
-        self._add("found_tokens", "count", answer.hit, kv=kv, tier=answer.tier)
+        self._add("found_tokens", "count", answer.found.hit, kv=kv, tier=answer.found.tier)
         self._add("same_answer", "ratio", float(answer.text == undisturbed.text), kv=kv)
 
     def _add(self, name: str, unit: str, value: float, **labels: str) -> None:
