@@ -281,7 +281,8 @@ def test_torpor_takes_the_fleet_yaml(case: Path, helm: str, tmp_path: Path, run:
     (tmp_path / "fleet.yaml").write_text(written)
     entry = {"name": "operator", "roles": ["admin"], "sha256": "0" * 64}
     (tmp_path / "keys.yaml").write_text(yaml.safe_dump([entry]))
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TORPOR_DEVICE": "auto"}
+    secrets = {"TORPOR_KV_KEY": "0" * 64}
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TORPOR_DEVICE": "auto", **secrets}
     command = [sys.executable, "-m", "controller.cli", "validate", tmp_path / "fleet.yaml"]
     done = run(*command, env=environment, cwd=ROOT)
     assert done.returncode == 0, done.stderr
