@@ -29,8 +29,8 @@ from kv_store.settings import Compression, Directory
 
 COMPRESSIONS: tuple[Compression, ...] = ("zstd", "fp8")
 PROMPTS = 12
-ANSWER_TOKENS = 64
-_CHARACTERS = 4000
+ANSWER_TOKENS = 48
+_CHARACTERS = 2000
 _MIB = 1 << 20
 
 Tokens = tuple[int, ...]
