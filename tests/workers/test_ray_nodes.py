@@ -6,7 +6,7 @@ import asyncio
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -21,6 +21,8 @@ from controller.core.fleet import Fleet
 from controller.core.invariants import check
 from controller.core.lifecycle import IN_FLIGHT, InvariantBroken, Phase, Place
 from controller.core.names import (
+    NO_AFFINITY,
+    Affinity,
     Depth,
     DeviceId,
     FleetPolicy,
@@ -28,14 +30,16 @@ from controller.core.names import (
     ModelName,
     ModelSpec,
     NodeId,
+    ReplicaId,
 )
 from controller.drivers.control import LiveControl
 from controller.drivers.leases import LiveLeases
 from controller.drivers.live import LiveDriver
 from controller.metrics import Metrics
-from controller.ports import InvalidModel, NodeFound
+from controller.ports import InvalidModel, Lease, NodeFound
 from tests.api.engine import running
 from tests.workers.stand import DECLARED, QUICK, places_in_ray
+from tests.workers.stand import ask as answer
 from workers.capacity import MemoryPolicy
 from workers.engine import Endpoint, EngineSpec, KVExport, Report
 from workers.ray_head import RayHead
@@ -45,6 +49,7 @@ from workers.ray_pool import RayPool
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(400)]
 
 MIB = 1 << 20
+PAIR = ModelName("pair")
 RAY = "from ray.scripts import scripts; scripts.main()"
 
 
@@ -109,13 +114,18 @@ def node_of(driver: LiveDriver, name: str) -> str | None:
 
 
 def model(
-    name: str, replicas: int = 1, token_delay_s: float = 0.0, devices: int = 1
+    name: str,
+    least: int = 1,
+    most: int | None = None,
+    *,
+    token_delay_s: float = 0.0,
+    devices: int = 1,
 ) -> tuple[ModelSpec, EngineSpec]:
     spec = ModelSpec(
         ModelName(name),
         {Depth.AWAKE: Footprint(100 * MIB)},
-        replicas=replicas,
-        least_replicas=replicas,
+        replicas=most or least,
+        least_replicas=least,
         devices_per_replica=devices,
     )
     arguments = {
@@ -155,8 +165,9 @@ def hosts_of(driver: LiveDriver, name: str) -> set[str]:
     return {driver.endpoints[replica.id].host for replica in replicas}
 
 
-def are_awake(driver: LiveDriver, name: str) -> bool:
-    return all(r.phase is Phase.AWAKE for r in driver.fleet.models[ModelName(name)].replicas)
+def awake(driver: LiveDriver, name: str) -> int:
+    replicas = driver.fleet.models[ModelName(name)].replicas
+    return sum(replica.phase is Phase.AWAKE for replica in replicas)
 
 
 def assert_the_ledger_is_right(driver: LiveDriver, *nodes: str) -> None:
@@ -223,6 +234,25 @@ async def test_a_node_joins_serves_and_is_lost(
     assert seen.broken == []
 
 
+async def is_spread_and_grows(driver: LiveDriver, leases: LiveLeases, seen: Seen) -> None:
+    """From a replica on each node: by load, by conversation, and to a third where both are busy."""
+    async with AsyncExitStack() as held:
+
+        async def take(affinity: Affinity = NO_AFFINITY) -> Lease:
+            request_id = f"pair {driver.fleet.running(PAIR)}"
+            taking = leases.acquire(PAIR, request_id=request_id, affinity=affinity)
+            return await held.enter_async_context(taking)
+
+        one, other = await take(), await take()
+        assert {one.endpoint.host, other.endpoint.host} == {"127.0.0.1", "127.0.0.2"}
+        assert await answer(one.endpoint) == await answer(other.endpoint)
+        assert (await take(Affinity(ReplicaId(other.replica)))).replica == other.replica
+        assert awake(driver, PAIR) == 2
+        assert (await take()).replica == one.replica
+        await seen.until_it_holds(lambda: awake(driver, PAIR) == 3)
+        assert (await take()).replica not in (one.replica, other.replica)
+
+
 async def test_what_ran_on_a_lost_node_goes_on_on_the_others(
     ray_head: RayHead, short_dir: Path, tmp_path: Path
 ) -> None:
@@ -234,13 +264,14 @@ async def test_what_ran_on_a_lost_node_goes_on_on_the_others(
         limits=QUICK,
         look_s=0.2,
     )
-    policy = FleetPolicy(prefetch_start=False, restart_backoff_s=0.1)
-    models = [model("pair", replicas=2), model("slow", token_delay_s=0.05), model("other")]
+    policy = FleetPolicy(prefetch_start=False, restart_backoff_s=0.1, busy_leases=2)
+    models = [model("pair", 2, 3), model("slow", token_delay_s=0.05), model("other")]
     driver, seen = LiveDriver(Fleet(policy), pool, models, room_for_three_on_others), Seen()
     driver.observers.append(seen)
     control = LiveControl(driver, no_models)
     await driver.open()
-    app = create_app(ApiSettings(), LiveLeases(driver), control, Metrics())
+    leases = LiveLeases(driver)
+    app = create_app(ApiSettings(), leases, control, Metrics())
     [first] = driver.fleet.ledger.budgets
     async with (
         running(app) as port,
@@ -255,8 +286,9 @@ async def test_what_ran_on_a_lost_node_goes_on_on_the_others(
         with another_node(ray_head, short_dir / "2", "larger", elsewhere) as node:
             await seen.until("NodeJoined", 2)
             assert await ask("pair") == 200
-            await seen.until_it_holds(lambda: are_awake(driver, "pair"))
+            await seen.until_it_holds(lambda: awake(driver, "pair") == 2)
             assert nodes_of(driver, "pair") == {first, "larger"}
+            await is_spread_and_grows(driver, leases, seen)
             asked = [asyncio.create_task(ask("slow", 60)) for _ in range(3)]
             await seen.until_it_holds(lambda: driver.fleet.running(ModelName("slow")) == 3)
             assert nodes_of(driver, "slow") == {"larger"}
