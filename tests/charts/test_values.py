@@ -276,13 +276,17 @@ def _changed(values: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
 @cases
 @pytest.mark.parametrize("helm", HELMS)
 def test_torpor_takes_the_fleet_yaml(case: Path, helm: str, tmp_path: Path, run: Any) -> None:
-    """As the Pod sees it: the ConfigMap's and the Secret's files in one directory."""
-    written = fleet_text(documents(rendered(case, helm)))
+    """As the Pod sees it: the ConfigMap's and the Secret's files in one directory, and its
+    environment."""
+    found = documents(rendered(case, helm))
+    written = fleet_text(found)
     (tmp_path / "fleet.yaml").write_text(written)
     entry = {"name": "operator", "roles": ["admin"], "sha256": "0" * 64}
     (tmp_path / "keys.yaml").write_text(yaml.safe_dump([entry]))
-    secrets = {"TORPOR_KV_KEY": "0" * 64}
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TORPOR_DEVICE": "auto", **secrets}
+    [controller] = of_kind(found, "Deployment")[0]["spec"]["template"]["spec"]["containers"]
+    told = {one["name"]: one.get("value", "0" * 64) for one in controller["env"]}
+    ours = {name: value for name, value in told.items() if name.startswith(("TORPOR_", "AWS_"))}
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TORPOR_DEVICE": "auto", **ours}
     command = [sys.executable, "-m", "controller.cli", "validate", tmp_path / "fleet.yaml"]
     done = run(*command, env=environment, cwd=ROOT)
     assert done.returncode == 0, done.stderr
