@@ -295,7 +295,7 @@ class DurableSection(Section):
     s3_ca: str | None = None
     """A certificate authority of your own, for ``s3_endpoint``."""
     prefix: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.:/-]{0,64}$")] = ""
-    """Of the names of all chunks in Redis or S3."""
+    """What the names of all chunks in Redis or S3 begin with."""
 
 
 class KVSection(DurableSection):

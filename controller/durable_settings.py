@@ -23,6 +23,8 @@ def durable_of(section: DurableSection, base: Path, where: str) -> Durable:
     if section.redis:
         return _redis(section, base, where)
     if section.directory:
+        if section.prefix:
+            raise wrong(f"{where}.prefix", "is of Redis and S3: name another directory")
         path, limit_bytes = under(base, section.directory), section.directory_limit_gib * GIB
         return Directory(path, int(limit_bytes))
     raise wrong(where, "needs directory, redis or s3")

@@ -113,8 +113,8 @@ class Chunks:
         return Deleted(from_host, len(durable) - len(left), in_use + len(left))
 
     async def _delete_held(self, keys: list[ObjectKey], until: float) -> tuple[int, int]:
-        """So many, and so many that are in use. Whoever has just stored them lets go of them a
-        moment later."""
+        """So many, and so many that are in use. Whoever has just stored or written them lets go of
+        them a moment later."""
         deleted, in_use = self._storage.delete_l1_keys(keys)
         while in_use and time.monotonic() < until:
             await asyncio.sleep(_POLL_S)
@@ -131,8 +131,10 @@ class Chunks:
         """Chunks that are locked for a request stay in the host tier."""
         keys, _ = self._keys(prefix)
         object_bytes = self._largest(keys)
-        durable = await self._in_durable(keys, time.monotonic() + limit_s)
-        self._storage.delete_l1_keys([key for key in keys if key in durable])
+        until = time.monotonic() + limit_s
+        durable = await self._in_durable(keys, until)
+        going = [key for key in keys if key in durable]
+        await self._delete_held(going, min(until, time.monotonic() + _UNLOCK_S))
         return self._placed(keys, durable, object_bytes)
 
     async def withdraw(self, prefix: Prefix, limit_s: float) -> Placed:

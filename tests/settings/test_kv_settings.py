@@ -188,6 +188,7 @@ def test_the_one_database_may_be_named(tmp_path: Path) -> None:
         ({"destinations": {"A": {"directory": "a"}}}, "kv.destinations.A"),
         ({"destinations": {"a": {"redis": "http://b"}}}, "kv.destinations.a.redis: must be redis"),
         ({"directory": "d", "destinations": {"a": {"directory": "./d"}}}, "a: is where other KV"),
+        ({"prefix": "a:"}, "kv.prefix: is of Redis and S3"),
         ({"redis": "redis://b", "destinations": {"a": {"redis": "redis://b:6379"}}}, "a: is where"),
     ],
 )
