@@ -6,9 +6,8 @@
 from __future__ import annotations
 
 import time
-from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import astuple, dataclass, replace
+from dataclasses import dataclass, replace
 from itertools import count, islice
 
 from controller.conversation_ports import (
@@ -21,6 +20,7 @@ from controller.conversation_ports import (
 )
 from controller.core.bulkheads import Bulkheads
 from controller.core.conversations import Conversation, ConversationLimits, Residency
+from controller.drivers.conversation_tally import Counts, Tally
 from kv_store.conversations import ConversationKey, ConversationRecord
 
 RETRY_AFTER_S = 1.0
@@ -65,35 +65,13 @@ class Entry:
         )
 
 
-@dataclass(slots=True)
-class Counts:
-    """Of one tenant, or of all."""
-
-    hits: int = 0
-    misses: int = 0
-    hibernated: int = 0
-    expired: int = 0
-    evicted_chunks: int = 0
-
-    def found(self, kv: bytes) -> None:
-        """``kv``: an engine's ``x-torpor-kv`` about a later turn."""
-        if kv.startswith(b"hit=0 "):
-            self.misses += 1
-        elif kv:
-            self.hits += 1
-
-    def __add__(self, other: Counts) -> Counts:
-        pairs = zip(astuple(self), astuple(other), strict=True)
-        return Counts(*(one + another for one, another in pairs))
-
-
 class Entries:
     """``run``: of the fleet. Residency from another one is from before its host tier."""
 
     def __init__(self, limits: ConversationLimits, run: str) -> None:
         self.limits = limits
         self.bulkheads = Bulkheads(limits.live)
-        self._counts: defaultdict[str, Counts] = defaultdict(Counts)
+        self._tally = Tally(limits, self.bulkheads)
         self._run = run
         self._known: dict[ConversationKey, Entry] = {}
         self._numbers = count(1)
@@ -102,7 +80,7 @@ class Entries:
         return iter(list(self._known.values()))
 
     def counts(self, tenant: str) -> Counts:
-        return self._counts[tenant]
+        return self._tally.counts(tenant)
 
     def get(self, key: ConversationKey) -> Entry:
         """Raises UnknownConversation."""
@@ -175,43 +153,7 @@ class Entries:
         return ConversationPage(shown, self.statistics(of.tenant), more)
 
     def statistics(self, tenant: str | None = None) -> ConversationStatistics:
-        by_residency = dict.fromkeys((one.name for one in Residency), 0)
-        active = tokens = host = durable = histories = 0
-        for entry in self.seen(ConversationFilter(tenant=tenant)):
-            record = entry.record
-            by_residency[entry.line.residency.name] += 1
-            active += entry.line.doing is not None
-            tokens += record.tokens
-            host += record.host_bytes
-            durable += record.durable_bytes
-            histories += entry.has_history
-        counts, live = self._counted(tenant), self.limits.live
-        return ConversationStatistics(
-            active=active,
-            total=sum(by_residency.values()),
-            by_residency=by_residency,
-            tokens=tokens,
-            host_bytes=host,
-            durable_bytes=durable,
-            hits=counts.hits,
-            misses=counts.misses,
-            hibernated=counts.hibernated,
-            expired=counts.expired,
-            evicted_chunks=counts.evicted_chunks,
-            with_history=histories,
-            live=self.bulkheads.live(tenant),
-            queued=self.bulkheads.waiting(tenant),
-            limit=self.limits.total,
-            waiting_limit=self.limits.waiting,
-            live_model_limit=live.model,
-            live_tenant_limit=live.tenant,
-            queue_limit=live.queue,
-        )
-
-    def _counted(self, tenant: str | None) -> Counts:
-        if tenant is not None:
-            return self._counts.get(tenant, Counts())
-        return sum(self._counts.values(), Counts())
+        return self._tally.statistics(self.seen(ConversationFilter(tenant=tenant)), tenant)
 
     def _add(self, record: ConversationRecord) -> Entry:
         entry = Entry(next(self._numbers), record, Conversation(Residency(record.residency)))
