@@ -32,7 +32,7 @@ class Target:
             "max_tokens": max_tokens,
             "stream": is_stream,
         }
-        body = json.dumps(asked).encode()
+        body = json.dumps(asked, separators=(",", ":")).encode()
         head = (
             f"POST /v1/chat/completions HTTP/1.1\r\nHost: {self.host}:{self.port}\r\n"
             f"Accept: application/json\r\nContent-Type: application/json\r\n"

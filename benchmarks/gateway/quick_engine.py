@@ -1,7 +1,8 @@
 """An engine's port that costs next to nothing: fixed answers on a raw protocol.
 
 It demands the engine's key, as vLLM does, and answers a chat completion: whole, or as a stream
-of events at an interval. It takes only requests that arrive whole with a content length.
+of events at an interval. It takes only requests that arrive whole with a content length, and JSON without spaces, as the
+gateway and official clients write it.
 """
 
 from __future__ import annotations
@@ -74,9 +75,9 @@ class QuickEngine(asyncio.Protocol):
     def _answer(self, head: bytes, body: bytes) -> None:
         if self._bearer not in head:
             self._transport.write(b"HTTP/1.1 401 Unauthorized\r\ncontent-length: 0\r\n\r\n")
-        elif b'"stream": true' in body:
+        elif b'"stream":true' in body:
             self._transport.write(_STREAM_HEAD)
-            tokens = int(body.partition(b'"max_tokens": ')[2].partition(b",")[0])
+            tokens = int(body.partition(b'"max_tokens":')[2].partition(b",")[0])
             self._say(len(self._chunks) - 1 - tokens)
         else:
             self._transport.write(self._whole)
