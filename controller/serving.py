@@ -23,6 +23,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from controller.api.app import ApiSettings
+from controller.api.client_connection import ClientConnection
 from controller.api.routes import InferenceLimits
 from controller.api.status import Readiness
 from controller.settings import Settings, records_of_run
@@ -47,6 +48,7 @@ class Served:
             self.app,
             host=self.settings.server.host,
             port=self.settings.server.port,
+            http=ClientConnection,
             lifespan="on",
             log_config=None,
             access_log=False,

@@ -25,6 +25,7 @@ from starlette.types import ASGIApp, ExceptionHandler, Message, Receive, Scope, 
 from controller.api.audit import record
 from controller.api.auth import Caller, Guard, is_administrative
 from controller.api.bodies import too_large
+from controller.api.client_exchange import ClientExchange
 from controller.api.conversations import conversation_routes
 from controller.api.errors import ApiError, Dialect, as_api_error
 from controller.api.fleet import fleet_routes
@@ -176,7 +177,7 @@ class _Gateway:
         known: Callable[[], tuple[str, ...]],
     ) -> None:
         self._guard = Guard(settings.keys)
-        self._max_body_bytes = settings.inference.max_body_bytes
+        self._limits = settings.inference
         self._fastapi = fastapi
         self._inference = inference
         self._known = known
@@ -196,22 +197,25 @@ class _Gateway:
         request_id = _request_id(headers.get(b"x-request-id", b""))
         scope["torpor.request_id"] = request_id
         route = ROUTES.get(path)
-        reply = Reply(send, request_id, route.dialect if route else Dialect.OPENAI)
+        client: ClientExchange = scope["torpor.exchange"]
+        dialect = route.dialect if route else Dialect.OPENAI
         try:
             caller = self._guard.admit(method, path, headers)
         except ApiError as refused:
             if is_administrative(path):
                 record(scope, Caller("", "", frozenset()), f"{method} {path}", "", refused.code)
-            return await reply.fail(refused)
+            return await self._reply(client, request_id, dialect).fail(refused)
         if route is None:
             scope["torpor.caller"] = caller
             return await self._other(scope, receive, send, headers)
         if method != "POST":
-            return await reply.fail(
-                ApiError("method_not_allowed", "Only POST is answered.", allow="POST")
-            )
+            only = ApiError("method_not_allowed", "Only POST is answered.", allow="POST")
+            return await self._reply(client, request_id, dialect).fail(only)
         asked = Asked(route, path, caller, request_id, headers)
-        return await self._inference.serve(asked, receive, send, self._known)
+        return await self._inference.serve(asked, client, self._known)
+
+    def _reply(self, client: ClientExchange, request_id: str, dialect: Dialect) -> Reply:
+        return Reply(client, request_id, dialect, self._limits.client_stall_s)
 
     async def _other(
         self, scope: Scope, receive: Receive, send: Send, headers: dict[bytes, bytes]
@@ -225,7 +229,7 @@ class _Gateway:
             await send(message)
 
         try:
-            await self._fastapi(scope, _bounded(receive, self._max_body_bytes), sent)
+            await self._fastapi(scope, _bounded(receive, self._limits.max_body_bytes), sent)
         except Exception:
             # The handler for Exception has answered; Starlette raises it again for the log.
             log.exception("request %s failed", scope["torpor.request_id"])

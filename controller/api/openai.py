@@ -18,8 +18,6 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from secrets import token_hex
 
-from starlette.types import Receive, Send
-
 from controller.api.auth import Caller
 from controller.api.bodies import (
     Call,
@@ -29,6 +27,7 @@ from controller.api.bodies import (
     read_body,
     salted,
 )
+from controller.api.client_exchange import ClientExchange
 from controller.api.connection import EngineBroken
 from controller.api.errors import ApiError, as_api_error
 from controller.api.forms import parse_form
@@ -98,13 +97,14 @@ class Inference:
         self.metrics = metrics
 
     async def serve(
-        self, asked: Asked, receive: Receive, send: Send, known: Callable[[], tuple[str, ...]]
+        self, asked: Asked, client: ClientExchange, known: Callable[[], tuple[str, ...]]
     ) -> None:
         """One request, to its end. ``known``: the models' names, for who asks for another."""
-        reply = Reply(send, asked.request_id, asked.route.dialect)
-        exchange = _Exchange(self, asked, reply)
+        stall_s = self.limits.client_stall_s
+        reply = Reply(client, asked.request_id, asked.route.dialect, stall_s)
+        exchange = _Exchange(self, asked, client, reply)
         try:
-            await exchange.run(receive, send)
+            await exchange.run()
         except ClientGone:
             reply.status = _CLIENT_LEFT
         except Exception as error:
@@ -123,7 +123,9 @@ class Inference:
 class _Exchange:
     """One request on its way through."""
 
-    def __init__(self, inference: Inference, asked: Asked, reply: Reply) -> None:
+    def __init__(
+        self, inference: Inference, asked: Asked, client: ClientExchange, reply: Reply
+    ) -> None:
         self.model = ""
         """As metrics may name it: set once it is asked of the fleet, empty if there is none."""
         self.is_elsewhere = False
@@ -131,6 +133,7 @@ class _Exchange:
         self._was_granted = False
         self._inference = inference
         self._asked = asked
+        self._client = client
         self._reply = reply
         self._arrived = time.monotonic()
         self._queued_s = 0.0
@@ -145,8 +148,8 @@ class _Exchange:
     def waited_s(self) -> float:
         return self._queued_s if self._was_granted else time.monotonic() - self._arrived
 
-    async def run(self, receive: Receive, send: Send) -> None:
-        call = await self._read(receive)
+    async def run(self) -> None:
+        call = await self._read()
         self._limit_s = max_wait_s(self._asked.headers)
         self._can_freeze = can_freeze(self._asked.headers)
         self.model = call.model
@@ -155,13 +158,12 @@ class _Exchange:
         elsewhere = self._inference.elsewhere
         is_in_line = bool(self._conversation and self._asked.route.is_salted)
         if elsewhere is not None and (is_in_line or wish is not None):
-            await self._hand_over(call, elsewhere, receive, send)
+            await self._hand_over(call, elsewhere)
             return
         if wish is not None:
             await self._recall(wish)
         heartbeat = self._heartbeat(call)
-        stall_s = self._inference.limits.client_stall_s
-        async with ClientWatch(receive, self._reply, stall_s) as watch:
+        async with ClientWatch(self._client, self._reply) as watch:
             try:
                 await self._in_turn(call, heartbeat)
             finally:
@@ -169,15 +171,15 @@ class _Exchange:
         if watch.is_gone:
             raise ClientGone
 
-    async def _hand_over(
-        self, call: Call, elsewhere: Forwarding, receive: Receive, send: Send
-    ) -> None:
+    async def _hand_over(self, call: Call, elsewhere: Forwarding) -> None:
         own = [(b"x-request-id", self._asked.request_id.encode())]
         if self._conversation:
             own.append((b"x-conversation-id", self._conversation.encode()))
         names = {name for name, _ in own}
         headers = [pair for pair in self._asked.headers.items() if pair[0] not in names]
-        await elsewhere.hand_over(self._asked.path, [*headers, *own], call.body, receive, send)
+        client, path = self._client, self._asked.path
+        both = client.receive, client.send
+        await elsewhere.hand_over(path, [*headers, *own], call.body, *both)
         self.is_elsewhere = True
 
     async def _recall(self, wish: Wish) -> None:
@@ -186,9 +188,13 @@ class _Exchange:
         if self._history is not None:
             self._conversation = self._history.conversation
 
-    async def _read(self, receive: Receive) -> Call:
+    async def _read(self) -> Call:
         headers, limits = self._asked.headers, self._inference.limits
-        raw = await read_body(receive, headers, limits.max_body_bytes, limits.body_s)
+        raw = self._client.whole_body()
+        if raw is None or len(raw) > limits.max_body_bytes:
+            raw = await read_body(
+                self._client.receive, headers, limits.max_body_bytes, limits.body_s
+            )
         if self._asked.route.is_form:
             return parse_form(raw, headers.get(b"content-type", b""))
         return parse_json(raw, is_named=b"x-conversation-id" in headers)

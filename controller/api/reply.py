@@ -10,8 +10,8 @@ import asyncio
 import json
 from enum import Enum
 
-from starlette.types import Send
-
+from controller.api.bodies import ClientGone
+from controller.api.client_exchange import ClientExchange
 from controller.api.errors import ApiError, Dialect
 from controller.api.upstream import Answer
 from controller.ports import Lease, Outlook
@@ -35,15 +35,17 @@ class Stage(Enum):
 
 
 class Reply:
-    """Owns ``send`` for one request."""
+    """Owns what is said to the client of one request. A client that takes nothing of it for
+    ``stall_s`` has left, as it would hold its lease for ever: ClientGone."""
 
-    def __init__(self, send: Send, request_id: str, dialect: Dialect) -> None:
+    def __init__(
+        self, client: ClientExchange, request_id: str, dialect: Dialect, stall_s: float
+    ) -> None:
         self.stage = Stage.NOTHING
         self.status = 0
         """For the metrics; that of the error where a stream failed. 0: nothing was sent."""
-        self.sending_since: float | None = None
-        """The loop's time at which the client was given what it has not taken yet."""
-        self._send = send
+        self._client = client
+        self._stall_s = stall_s
         self._own = [(b"x-request-id", request_id.encode())]
         self._dialect = dialect
         self._figures = b""
@@ -71,7 +73,7 @@ class Reply:
         """Tell a waiting stream how it stands; the first one settles status and headers."""
         if self.stage is Stage.NOTHING:
             self.stage = Stage.COMMENTS
-            await self._start(200, [*self._own[:1], *_SSE_HEADERS])
+            self._start(200, [*self._own[:1], *_SSE_HEADERS])
         estimate_ms = round(min(outlook.estimate_s, 1e6) * 1e3)
         await self._body(f": torpor phase={outlook.phase} estimate_ms={estimate_ms}\n\n".encode())
 
@@ -80,7 +82,7 @@ class Reply:
         match self.stage:
             case Stage.NOTHING:
                 self.stage = Stage.COMMENTS
-                await self._start(200, [*self._own[:1], *_SSE_HEADERS])
+                self._start(200, [*self._own[:1], *_SSE_HEADERS])
             case Stage.COMMENTS:
                 pass
             case Stage.FORWARDING if self._is_sse and self._tail.endswith(_EVENT_ENDS):
@@ -98,7 +100,7 @@ class Reply:
             kv = b": torpor kv %b\n\n" % answer.kv if answer.kv else b""
             first = self._figures + kv + first
         else:
-            await self._start(answer.status, answer.headers + self._own)
+            self._start(answer.status, answer.headers + self._own)
         await self.forward(first, is_last=answer.is_over)
 
     async def forward(self, chunk: bytes, is_last: bool = False) -> None:
@@ -122,7 +124,7 @@ class Reply:
         ending: the server then cuts the connection, which no client takes for a whole answer."""
         match self.stage:
             case Stage.NOTHING:
-                await self._refuse(error)
+                self._refuse(error)
             case Stage.COMMENTS:
                 self.status = error.status
                 await self._body(self._figures + error.event(self._dialect), is_last=True)
@@ -133,7 +135,7 @@ class Reply:
             case Stage.ENDED:
                 pass
 
-    async def _refuse(self, error: ApiError) -> None:
+    def _refuse(self, error: ApiError) -> None:
         body = error.body(self._dialect)
         self.stage = Stage.ENDED
         head = [
@@ -141,17 +143,24 @@ class Reply:
             (b"content-length", b"%d" % len(body)),
             *error.headers(),
         ]
-        await self._start(error.status, head + self._own)
-        await self._send({"type": "http.response.body", "body": body})
+        self._start(error.status, head + self._own)
+        self._client.say(body, is_last=True)
 
-    async def _start(self, status: int, headers: RawHeaders) -> None:
+    def _start(self, status: int, headers: RawHeaders) -> None:
         self.status = status
-        await self._send({"type": "http.response.start", "status": status, "headers": headers})
+        self._client.begin(status, headers)
 
     async def _body(self, chunk: bytes, is_last: bool = False) -> None:
         """Ended is what the client has been given to its end, not what waits to be taken."""
-        self.sending_since = asyncio.get_running_loop().time()
-        await self._send({"type": "http.response.body", "body": chunk, "more_body": not is_last})
-        self.sending_since = None
+        if self._client.is_full:
+            await self._drained()
+        self._client.say(chunk, is_last)
         if is_last:
             self.stage = Stage.ENDED
+
+    async def _drained(self) -> None:
+        try:
+            async with asyncio.timeout(self._stall_s):
+                await self._client.drained()
+        except TimeoutError:
+            raise ClientGone from None

@@ -8,14 +8,11 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
-from starlette.types import Receive
-
+from controller.api.client_exchange import ClientExchange
 from controller.api.reply import Reply, Stage
 from controller.ports import Outlook, UnknownModel
 
 log = logging.getLogger("torpor.api")
-
-_BRIEF_S = 0.02
 
 
 class Heartbeat:
@@ -62,29 +59,21 @@ class Heartbeat:
 
 
 class ClientWatch:
-    """Cancels what runs inside it when the client leaves, and then swallows the cancellation.
+    """Cancels what runs inside it when the client leaves, and then swallows the cancellation;
+    ``is_gone`` tells. After the response has ended, leaving does not matter any more."""
 
-    A client that takes nothing of what is sent for ``stall_s`` (seen within twice that) has left
-    as well: it would hold its lease for ever. ``is_gone`` tells. After the response has ended the
-    server reports a disconnect too; leaving no longer matters then.
-
-    An answer that is done within _BRIEF_S costs a timer and no task; whoever leaves in so short a
-    time is noticed after it.
-    """
-
-    def __init__(self, receive: Receive, reply: Reply, stall_s: float) -> None:
+    def __init__(self, client: ClientExchange, reply: Reply) -> None:
         self.is_gone = False
-        self._receive = receive
+        self._client = client
         self._reply = reply
-        self._stall_s = stall_s
 
     async def __aenter__(self) -> Self:
         task = asyncio.current_task()
         assert task is not None
         self._task = task
-        self._watcher: asyncio.Task[None] | None = None
-        loop = asyncio.get_running_loop()
-        self._timer = loop.call_later(min(_BRIEF_S, self._stall_s), self._begin)
+        self._client.when_gone = self._leave
+        if self._client.is_gone:
+            self._leave()
         return self
 
     async def __aexit__(
@@ -93,31 +82,11 @@ class ClientWatch:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> bool:
-        self._timer.cancel()
-        if self._watcher is not None:
-            self._watcher.cancel()
+        self._client.when_gone = None
         if not self.is_gone:
             return False
         self._task.uncancel()
         return kind is not None and issubclass(kind, asyncio.CancelledError)
-
-    def _begin(self) -> None:
-        loop = asyncio.get_running_loop()
-        self._watcher = loop.create_task(self._watch())
-        self._timer = loop.call_later(self._stall_s, self._look)
-
-    async def _watch(self) -> None:
-        while (await self._receive())["type"] != "http.disconnect":
-            pass
-        self._leave()
-
-    def _look(self) -> None:
-        loop = asyncio.get_running_loop()
-        since = self._reply.sending_since
-        if since is not None and loop.time() - since >= self._stall_s:
-            self._leave()
-        else:
-            self._timer = loop.call_later(self._stall_s, self._look)
 
     def _leave(self) -> None:
         if self._reply.stage is not Stage.ENDED and not self.is_gone:

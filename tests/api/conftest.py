@@ -8,6 +8,7 @@ import httpx
 import pytest
 
 from controller.api.app import ApiSettings, create_app
+from controller.api.client_connection import ClientConnection
 from controller.api.routes import InferenceLimits
 from controller.api.upstream import UpstreamLimits
 from controller.metrics import Metrics
@@ -43,7 +44,7 @@ class Stand:
     async def open(self, **headers: str) -> httpx.AsyncClient:
         """Start the API; a client of it."""
         app = create_app(self.settings, self.leases, self.control, self.metrics)
-        port = await self.stack.enter_async_context(running(app))
+        port = await self.stack.enter_async_context(running(app, http=ClientConnection))
         self.url = f"http://127.0.0.1:{port}"
         client = httpx.AsyncClient(base_url=self.url, headers=headers, timeout=20, trust_env=False)
         return await self.stack.enter_async_context(client)

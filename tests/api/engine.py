@@ -148,10 +148,11 @@ class _Server(uvicorn.Server):
 
 
 @asynccontextmanager
-async def running(app: Any, lifespan: Any = "on") -> AsyncIterator[int]:
+async def running(app: Any, lifespan: Any = "on", http: Any = "auto") -> AsyncIterator[int]:
     """A real server on a free port, until the context is left; its port."""
     config = uvicorn.Config(
         app,
+        http=http,
         lifespan=lifespan,
         log_level="critical",
         timeout_graceful_shutdown=1,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from contextlib import suppress
-from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings
@@ -13,7 +12,7 @@ from hypothesis import strategies as st
 
 from controller.api.connection import EngineBroken, EngineConnection
 from controller.api.upstream import Upstream
-from tests.api.wire import KEY, a_wire, asked, limits
+from tests.api.wire import KEY, Pipe, a_wire, asked, cut, limits
 from workers.engine import Endpoint
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\n"
@@ -26,26 +25,6 @@ UNTIL_CLOSE = HEAD + b"\r\nhello world"
 CLOSING = HEAD + b"Connection: close\r\nContent-Length: 11\r\n\r\nhello world"
 EARLY = b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n"
 VALID = [BOUNDED, CHUNKED, UNTIL_CLOSE, CLOSING, EARLY + BOUNDED, EARLY + CHUNKED]
-
-
-class Pipe(asyncio.Transport):
-    """A transport without a socket."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.is_aborted = False
-        self.is_paused = False
-
-    def write(self, data: bytes | bytearray | memoryview) -> None: ...
-
-    def abort(self) -> None:
-        self.is_aborted = True
-
-    def pause_reading(self) -> None:
-        self.is_paused = True
-
-    def resume_reading(self) -> None:
-        self.is_paused = False
 
 
 async def heard(
@@ -67,11 +46,6 @@ async def heard(
     except EngineBroken as broken:
         return broken
     return connection.status, body, pipe.is_aborted
-
-
-def cut(raw: bytes, places: list[int]) -> list[bytes]:
-    bounds = [0, *sorted(place % (len(raw) + 1) for place in places), len(raw)]
-    return [raw[a:b] for a, b in pairwise(bounds) if a < b]
 
 
 @given(raw=st.sampled_from(VALID), places=st.lists(st.integers(0, 500), max_size=30))

@@ -1,4 +1,4 @@
-"""An engine on the wire: what it sends is written by hand, to the byte."""
+"""Engines and clients on the wire: what they send is written by hand, to the byte."""
 
 from __future__ import annotations
 
@@ -6,11 +6,44 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 from controller.api.upstream import Upstream, UpstreamLimits
 from workers.engine import Endpoint
 
 KEY = "engine-key"
+
+
+class Pipe(asyncio.Transport):
+    """A transport without a socket."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.written = b""
+        self.is_aborted = False
+        self.is_closed = False
+        self.is_paused = False
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        assert not self.is_closed
+        self.written += data
+
+    def abort(self) -> None:
+        self.is_aborted = self.is_closed = True
+
+    def close(self) -> None:
+        self.is_closed = True
+
+    def pause_reading(self) -> None:
+        self.is_paused = True
+
+    def resume_reading(self) -> None:
+        self.is_paused = False
+
+
+def cut(raw: bytes, places: list[int]) -> list[bytes]:
+    bounds = [0, *sorted(place % (len(raw) + 1) for place in places), len(raw)]
+    return [raw[a:b] for a, b in pairwise(bounds) if a < b]
 
 
 @dataclass

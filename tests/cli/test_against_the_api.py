@@ -10,6 +10,7 @@ import pytest
 import uvicorn
 
 from controller.api.app import ApiSettings, create_app
+from controller.api.client_connection import ClientConnection
 from controller.client import FleetClient, FleetError
 from controller.keyring import new_key
 from controller.metrics import Metrics
@@ -22,7 +23,8 @@ def served() -> Iterator[tuple[str, str]]:
     key, entry = new_key("ann", "", ["admin"])
     control = FakeControl("chat", "org/embed")
     app = create_app(ApiSettings(keys=(entry,)), FakeLeases(), control, Metrics())
-    server = uvicorn.Server(uvicorn.Config(app, lifespan="on", log_config=None))
+    config = uvicorn.Config(app, http=ClientConnection, lifespan="on", log_config=None)
+    server = uvicorn.Server(config)
     with socket.create_server(("127.0.0.1", 0)) as listening:
         thread = Thread(target=server.run, kwargs={"sockets": [listening]})
         thread.start()
