@@ -1,8 +1,8 @@
 """An engine's port that costs next to nothing: fixed answers on a raw protocol.
 
 It demands the engine's key, as vLLM does, and answers a chat completion: whole, or as a stream
-of events at an interval. It takes only requests that arrive whole with a content length, and JSON without spaces, as the
-gateway and official clients write it.
+of events at an interval. It takes only requests that arrive whole with a content length, and JSON
+without spaces, as the gateway and official clients write it.
 """
 
 from __future__ import annotations

@@ -5,15 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import inf
 
+from controller.core.backlog import Waiting
 from controller.core.books import Books
 from controller.core.events import RequestArrived
 from controller.core.models import ModelRecord
-from controller.core.names import ModelName, RejectReason
+from controller.core.names import NEVER, ModelName, RejectReason
 from controller.core.outlook import outlook_of
 from controller.core.placement import why_never
 from controller.core.relieving import why_shed
 from controller.core.rooms import Rooms
-from controller.core.routing import is_on_its_way, is_served, is_usable
+from controller.core.routing import is_on_its_way, is_served, is_usable, pick_to_serve
 from controller.core.turns import has_slot, tenant_has_slot, why_no_more
 
 
@@ -35,6 +36,9 @@ def admit(books: Books, event: RequestArrived) -> None:
         return
     max_wait_s = record.spec.max_wait_s if event.max_wait_s is None else event.max_wait_s
     if _is_served_at_once(books, record, event.tenant):
+        if not (books.backlog or books.moving):
+            _grant(books, event, record)
+            return
         max_wait_s = inf
     elif refusal := _refusal(books, record, max_wait_s, event):
         books.reject(request, refusal.reason, refusal.detail, refusal.retry_after_s)
@@ -56,6 +60,24 @@ def _is_served_at_once(books: Books, record: ModelRecord, tenant: str) -> bool:
     """It is granted in this very step."""
     is_awake = is_served(record.replicas)
     return is_awake and has_slot(record) and tenant_has_slot(books, tenant)
+
+
+def _grant(books: Books, event: RequestArrived, record: ModelRecord) -> None:
+    """What the plan would do, where nobody waits and nothing moves that it would have to weigh."""
+    replica = pick_to_serve(record.replicas, event.affinity, books.policy.busy_leases)
+    assert replica is not None
+    waiting = Waiting(
+        event.request,
+        event.model,
+        books.now,
+        NEVER,
+        0,
+        event.tenant,
+        event.priority,
+        event.affinity,
+        event.can_freeze,
+    )
+    books.grant(waiting, replica)
 
 
 def _refusal(

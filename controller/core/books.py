@@ -463,7 +463,7 @@ class Books:
     # requests
 
     def grant(self, waiting: Waiting, replica: Replica) -> None:
-        self.backlog.remove(waiting.request)
+        """To one who does not stand in the backlog any more."""
         was_idle = not replica.leases
         replica.leases[waiting.request] = self.now
         if not waiting.can_freeze:

@@ -129,6 +129,8 @@ class Fleet:
     def frozen(self) -> list[ReplicaId]:
         """Replicas whose leases are."""
         books = self._books
+        if not (books.frozen or books.moving):
+            return []
         among = (*books.frozen.values(), *books.moving.values())
         return [replica.id for replica in among if replica.is_frozen]
 

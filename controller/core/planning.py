@@ -85,6 +85,7 @@ def grant(books: Books) -> None:
             replica = pick_to_serve(replicas, waiting.affinity, books.policy.busy_leases)
             if replica is None:
                 break
+            books.backlog.remove(waiting.request)
             books.grant(waiting, replica)
 
 
