@@ -54,7 +54,6 @@ from kv_store.settings import Redis
 from workers.capacity import MemoryPolicy
 from workers.engine import EngineSpec, KVExport, Report
 from workers.pool_values import OrderLimits
-from workers.ray_pool import RayPool
 
 log = logging.getLogger("torpor.conversations")
 _MEMORY_S = 2.0
@@ -64,6 +63,9 @@ _COSTS_S = 1.0
 
 
 def build(settings: Settings, ray_address: str, sockets: DeciderSockets | None = None) -> Served:
+    """A controller that joins a Ray, which no other pool pays for: its client takes 38 MiB."""
+    from workers.ray_pool import RayPool
+
     pool = RayPool(
         ray_address,
         state_dir=settings.state_dir,
