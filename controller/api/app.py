@@ -183,13 +183,10 @@ class _Gateway:
         self._known = known
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        match scope["type"]:
-            case "http":
-                await self._http(scope, receive, send)
-            case "websocket":
-                await send({"type": "websocket.close", "code": 1008})
-            case _:
-                await self._fastapi(scope, receive, send)
+        if scope["type"] == "http":
+            await self._http(scope, receive, send)
+        else:
+            await self._fastapi(scope, receive, send)
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         path, method = scope["path"], scope["method"]

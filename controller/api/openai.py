@@ -140,6 +140,8 @@ class _Exchange:
         self._limit_s: float | None = None
         self._can_freeze = True
         self._conversation = ""
+        self._domain = ""
+        """Within which its KV is shared."""
         self._turn: Turn | None = None
         self._history: HistoryTurn | None = None
         self._answer: Answer | None = None
@@ -162,6 +164,8 @@ class _Exchange:
             return
         if wish is not None:
             await self._recall(wish)
+        tenant, isolation = self._asked.caller.tenant, self._inference.limits.kv_isolation
+        self._domain = domain_of(isolation, tenant=tenant, conversation=self._conversation)
         heartbeat = self._heartbeat(call)
         async with ClientWatch(self._client, self._reply) as watch:
             try:
@@ -276,7 +280,7 @@ class _Exchange:
         if not self._asked.route.is_salted:
             return NO_AFFINITY
         home = self._turn.home if self._turn is not None else ""
-        domain = self._domain(), self._inference.limits.prefix_secret
+        domain = self._domain, self._inference.limits.prefix_secret
         return Affinity(ReplicaId(home) if home else None, prefix_keys(call.body, *domain))
 
     def _remaining_s(self) -> float | None:
@@ -380,11 +384,7 @@ class _Exchange:
     def _salt(self, lease: Lease) -> str:
         limits = self._inference.limits
         destination = limits.kv_destinations.get(self._asked.caller.tenant, "")
-        return salt_of(lease.kv_identity, self._domain(), destination, lossy=limits.kv_lossy)
-
-    def _domain(self) -> str:
-        isolation, tenant = self._inference.limits.kv_isolation, self._asked.caller.tenant
-        return domain_of(isolation, tenant=tenant, conversation=self._conversation)
+        return salt_of(lease.kv_identity, self._domain, destination, lossy=limits.kv_lossy)
 
 
 def _check(answer: Answer, first: bytes) -> None:
