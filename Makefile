@@ -32,7 +32,7 @@ soak: setup
 	@TORPOR_SOAK_EVENTS=$(EVENTS) $(VENV)/pytest -q tests/core/soak.py
 
 # Small changes of the core, one at a time, and whether a test notices: make mutate SAMPLE=50 SEED=1
-SAMPLE ?= 200
+SAMPLE ?= 300
 SEED ?= 0
 mutate: setup
 	@$(VENV)/python scripts/mutate.py --sample $(SAMPLE) --seed $(SEED)

@@ -1,10 +1,16 @@
-"""Mutation testing of controller/core by a seeded sample: `make mutate SAMPLE=200 SEED=0`.
+"""Mutation testing of controller/core by a seeded sample: `make mutate SAMPLE=300 SEED=0`.
 
-Small changes are made to the core one at a time (a comparison turned round, a condition negated, a
-number one off, a statement left out …), and the core's tests are run against each. A mutant that
-no test notices is a line that nothing holds. Changes are made in a copy of the tree; the quickest
-tests run first and the first failure ends a run. Mutants that only another answer to the same
-question tells apart (equivalent ones) count as survivors: what is printed is the worst case.
+Small changes are made to the core one at a time (``mutants``), and the core's tests are run against
+each. A mutant that no test notices is a line that nothing holds. Mutants that only another answer
+to the same question tells apart (equivalent ones) count as survivors, but for the kinds that
+``mutants`` leaves alone: what is printed is the worst case.
+
+First all tests run once, watched: which functions does each call, and how long does it take? A
+mutant is then met by the tests that call its function, the quickest first, until one fails; one
+that happens at import, by all of its module's. Each is played in a fork of a process that has
+imported pytest but nothing of ours, in which the module is what the mutant says. A test that takes
+many times its time has noticed the mutant, too (it is told apart), and hypothesis looks for no
+smaller example.
 
 mutmut and cosmic-ray were tried or looked at: the first one's trampolines make these simulations
 many times slower, the second changes files where they lie.
@@ -13,195 +19,264 @@ many times slower, the second changes files where they lie.
 from __future__ import annotations
 
 import argparse
-import ast
+import importlib.machinery
 import json
 import os
 import random
+import resource
 import shutil
-import subprocess
+import signal
 import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor, wait
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from importlib.abc import MetaPathFinder
 from pathlib import Path
-from queue import Queue
+from types import FrameType, ModuleType
 from typing import Any
+
+import hypothesis.stateful  # noqa: F401  (imported before the forks, for all of them)
+import pytest
+import pytest_asyncio.plugin  # noqa: F401
+from hypothesis import Phase, settings
+from mutants import Mutant, mutants
 
 ROOT = Path(__file__).parents[1]
 CORE = Path("controller/core")
-QUICK = [
-    "stories",
-    "fairness",
-    "crowding",
-    "replicas",
-    "rooms",
-    "golden",
-    "never_fits",
-    "orders",
-    "grants",
-    "conversations",
-    "invariants",
-    "victims",
-]
-SLOW = ["own_ladder", "properties", "twins", "simulation"]
-TESTS = [f"tests/core/test_{name}.py" for name in (*QUICK, *SLOW)]
-LEFT_OUT = "throng"
-"""Half of the time of all of them."""
-COPIED = ("controller", "tests", "workers", "kv_store", "pyproject.toml")
-LIMIT_S = 900.0
-"""A mutant that makes the tests run for so long is noticed, too, and told apart."""
+TESTS = "tests/core"
+LEFT_OUT = ["test_mutants.py", "throng"]
+"""The first is a mutation testing of its own, the second half of the time of all of them."""
+COPIED = ("controller", "tests", "workers", "kv_store", "benchmarks", "docs", "pyproject.toml")
+FACTOR, LEAST_S = 20, 5.0
+"""Of processor time: so much more than it usually takes, a test of a mutant may take."""
+MOST_BYTES = 4 << 30
+FEW = 2
 KILLED, TIMED_OUT, SURVIVED = "killed", "timed out", "SURVIVED"
+_TOO_LONG = 99
+OPTIONS = [
+    *("-q", "-p", "no:cacheprovider", "--hypothesis-profile=mutation", "--hypothesis-seed=0"),
+    *("-W", "ignore::pytest.PytestAssertRewriteWarning"),
+    *("-p", "pytest_asyncio.plugin", "-p", "_hypothesis_pytestplugin"),
+]
+"""And of the plugins that are installed, no others."""
 
-COMPARED: dict[type[ast.cmpop], type[ast.cmpop]] = {
-    ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq,
-    ast.NotEq: ast.Eq, ast.Is: ast.IsNot, ast.IsNot: ast.Is, ast.In: ast.NotIn, ast.NotIn: ast.In,
-}  # fmt: skip
-COUNTED: dict[type[ast.operator], type[ast.operator]] = {
-    ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Div, ast.Div: ast.Mult,
-    ast.FloorDiv: ast.Mult, ast.Pow: ast.Mult,
-}  # fmt: skip
-CALLED = {"min": "max", "max": "min", "any": "all", "all": "any"}
-
-
-@dataclass(frozen=True)
-class Mutant:
-    file: str
-    line: int
-    what: str
-    source: str
-    """The whole file."""
+settings.register_profile(
+    "mutation", deadline=None, database=None, phases=(Phase.explicit, Phase.generate)
+)
 
 
-def mutants(path: Path) -> Iterator[Mutant]:
-    source = (ROOT / path).read_text()
-    lines = source.encode().splitlines(keepends=True)
-    starts = [0]
-    for line in lines:
-        starts.append(starts[-1] + len(line))
-    for node, changed in _changes_in(ast.parse(source)):
-        before, after = ast.unparse(node), ast.unparse(changed)
-        begins = starts[node.lineno - 1] + node.col_offset
-        ends = starts[(node.end_lineno or 0) - 1] + (node.end_col_offset or 0)
-        text = f"({after})" if isinstance(node, ast.expr) else after
-        whole = source.encode()[:begins] + text.encode() + source.encode()[ends:]
-        what = f"{before}  →  {after}"
-        yield Mutant(str(path), node.lineno, what, whole.decode())
+@dataclass
+class Watched:
+    """What a test calls of the core, and the processor time that it takes."""
+
+    seconds: float
+    functions: list[str]
+    """As ``file:line``."""
 
 
-def _changes_in(tree: ast.AST) -> Iterator[tuple[Any, ast.AST]]:
-    """Parts of it, each with what may stand in its place."""
-    for node in _looked_at(tree):
-        match node:
-            case ast.If(test=test) | ast.While(test=test) | ast.IfExp(test=test):
-                if isinstance(test, ast.Name | ast.Attribute | ast.Call):
-                    yield test, ast.UnaryOp(ast.Not(), test)
-        for changed in changes(node):
-            yield node, changed
+class Watch:
+    """A plugin of pytest that watches each test, into ``seen``."""
+
+    def __init__(self, tree: Path) -> None:
+        self.seen: dict[str, Watched] = {}
+        self._core = f"{tree / CORE}/"
+        self._at = len(f"{tree}/")
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_call(self, item: pytest.Item) -> Any:
+        called: set[tuple[str, int]] = set()
+
+        def look(frame: FrameType, event: str, arg: object) -> None:
+            code = frame.f_code
+            called.add((code.co_filename, code.co_firstlineno))
+
+        began = time.process_time()
+        sys.settrace(look)
+        try:
+            return (yield)
+        finally:
+            sys.settrace(None)
+            functions = [f"{f[self._at :]}:{n}" for f, n in called if f.startswith(self._core)]
+            seconds = time.process_time() - began
+            self.seen[item.nodeid] = Watched(seconds, sorted(functions))
 
 
-def changes(node: ast.AST) -> Iterator[ast.AST]:
-    match node:
-        case ast.Compare(ops=[op]) if type(op) in COMPARED:
-            yield ast.Compare(node.left, [COMPARED[type(op)]()], node.comparators)
-        case ast.BinOp(op=op) if type(op) in COUNTED:
-            yield ast.BinOp(node.left, COUNTED[type(op)](), node.right)
-        case ast.AugAssign(op=op) if type(op) in COUNTED:
-            yield ast.AugAssign(node.target, COUNTED[type(op)](), node.value)
-        case ast.BoolOp(op=op):
-            yield ast.BoolOp(ast.Or() if isinstance(op, ast.And) else ast.And(), node.values)
-        case ast.UnaryOp(op=ast.Not()):
-            yield node.operand
-        case ast.IfExp():
-            yield ast.IfExp(node.test, node.orelse, node.body)
-        case ast.Constant(value=bool(value)):
-            yield ast.Constant(not value)
-        case ast.Constant(value=int(value) | float(value)):
-            yield ast.Constant(value + 1)
-        case ast.Call(func=ast.Name(id=name)) if name in CALLED:
-            yield ast.Call(ast.Name(CALLED[name]), node.args, node.keywords)
-        case ast.Return(value=ast.expr() as value) if not _is_none(value):
-            yield ast.Return(ast.Constant(None))
-        case ast.Expr(value=ast.Call()):
-            yield ast.Pass()
-        case ast.Assign(value=value) if not _is_none(value) and not _is_alias(value):
-            yield ast.Assign(node.targets, ast.Constant(None), lineno=0)
-        case ast.Break():
-            yield ast.Continue()
-        case ast.Continue():
-            yield ast.Break()
+@dataclass
+class Limit:
+    """A plugin of pytest that gives each test many times its time."""
+
+    usual_s: dict[str, float]
+
+    def pytest_runtest_setup(self, item: pytest.Item) -> None:
+        most_s = LEAST_S + FACTOR * self.usual_s.get(item.nodeid, 0.0)
+        signal.setitimer(signal.ITIMER_PROF, most_s)
 
 
-def _looked_at(tree: ast.AST) -> Iterator[ast.AST]:
-    """What runs: neither annotations nor what an assertion says of the always true."""
-    if isinstance(tree, ast.Assert | ast.Raise):
-        return
-    yield tree
-    for name, field in ast.iter_fields(tree):
-        if name in ("annotation", "returns", "decorator_list"):
-            continue
-        for child in field if isinstance(field, list) else [field]:
-            if isinstance(child, ast.AST):
-                yield from _looked_at(child)
+@dataclass
+class Changed(MetaPathFinder):
+    """Finds a mutant where its module is asked for."""
+
+    mutant: Mutant
+
+    def find_spec(
+        self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        if name.replace(".", "/") + ".py" != self.mutant.file:
+            return None
+        spec = importlib.machinery.PathFinder.find_spec(name, path)
+        assert spec is not None
+        assert spec.origin is not None
+        spec.loader = _Loader(name, spec.origin, self.mutant.source)
+        return spec
 
 
-def _is_alias(value: ast.expr) -> bool:
-    """Of a type; which only checkers of types look at."""
-    return (isinstance(value, ast.Subscript | ast.BinOp) and "|" in ast.unparse(value)) or (
-        isinstance(value, ast.Subscript) and ast.unparse(value).startswith(("tuple[", "Callable["))
-    )
+class _Loader(importlib.machinery.SourceFileLoader):
+    def __init__(self, name: str, path: str, source: str) -> None:
+        super().__init__(name, path)
+        self._source = source
+
+    def get_code(self, fullname: str) -> Any:
+        return compile(self._source, self.path, "exec", dont_inherit=True)
 
 
-def _is_none(value: ast.expr) -> bool:
-    return isinstance(value, ast.Constant) and value.value is None
-
-
-def fate(mutant: Mutant, tree: Path) -> str:
-    """With the tests, in that copy of the tree, which is as before afterwards."""
-    place = tree / mutant.file
-    before = place.read_text()
-    place.write_text(mutant.source)
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider"]
+def fork(tree: Path, work: Callable[[], int]) -> int:
+    """The child's id; it says nothing, and exits with what the work returns."""
+    sys.stdout.flush()
+    if child := os.fork():
+        return child
     try:
-        ran = subprocess.run(
-            [*command, "--hypothesis-seed=0", "-k", f"not {LEFT_OUT}", *TESTS],
-            cwd=tree,
-            env={**os.environ, "PYTHONPATH": str(tree), "PYTHONDONTWRITEBYTECODE": "1"},
-            capture_output=True,
-            timeout=LIMIT_S,
-        )
-    except subprocess.TimeoutExpired:
-        return TIMED_OUT
+        nowhere = os.open(os.devnull, os.O_RDWR)
+        for stream in (0, 1, 2):
+            os.dup2(nowhere, stream)
+        os.chdir(tree)
+        os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
+        sys.path.insert(0, str(tree))
+        resource.setrlimit(resource.RLIMIT_DATA, (MOST_BYTES, MOST_BYTES))
+        signal.signal(signal.SIGPROF, lambda *_: os._exit(_TOO_LONG))
+        os._exit(work())
     finally:
-        place.write_text(before)
-    return KILLED if ran.returncode else SURVIVED
+        os._exit(3)
 
 
-def play(sample: list[Mutant], jobs: int) -> list[tuple[Mutant, str]]:
-    """As many as were played when it was interrupted, if it was."""
-    played: list[tuple[Mutant, str]] = []
+@dataclass
+class Play:
+    tree: Path
+    """A copy, so that what is edited meanwhile plays no part."""
+    tests: dict[str, Watched] = field(default_factory=dict)
+
+    def watch(self) -> None:
+        """Raises if a test fails as things are."""
+        told = self.tree / "watched.json"
+
+        def run() -> int:
+            plugin = Watch(self.tree)
+            code = pytest.main([*OPTIONS, *_chosen(), TESTS], plugins=[plugin])
+            told.write_text(json.dumps({n: asdict(one) for n, one in plugin.seen.items()}))
+            return int(code)
+
+        _, status = os.waitpid(fork(self.tree, run), 0)
+        if status:
+            raise SystemExit("the tests fail without a mutant")
+        self.tests = {n: Watched(**one) for n, one in json.loads(told.read_text()).items()}
+
+    def meet(self, mutant: Mutant) -> list[str]:
+        """The tests that may notice it, the quickest first."""
+        of = f"{mutant.file}:" if mutant.function is None else f"{mutant.file}:{mutant.function}"
+        is_exact = mutant.function is not None
+        met = [
+            name
+            for name, test in self.tests.items()
+            if any(f == of if is_exact else f.startswith(of) for f in test.functions)
+        ]
+        if not met and not is_exact:
+            met = list(self.tests)
+        return sorted(met, key=lambda name: self.tests[name].seconds)
+
+    def begin(self, mutant: Mutant) -> int:
+        """The child that plays it."""
+        names = self.meet(mutant)
+        usual_s = {name: self.tests[name].seconds for name in names}
+
+        def run() -> int:
+            sys.meta_path.insert(0, Changed(mutant))
+            for some in _few_files_first(names):
+                if code := pytest.main(["-x", *OPTIONS, *some], plugins=[Limit(usual_s)]):
+                    return int(code)
+            return 0
+
+        return fork(self.tree, run)
+
+
+def _few_files_first(names: list[str]) -> Iterator[list[str]]:
+    """Those of the files that have the quickest, then the rest: to import all of them takes
+    longer than most mutants live."""
+    files = list(dict.fromkeys(name.partition("::")[0] for name in names))
+    for few in (files[:FEW], files[FEW:]):
+        if few:
+            yield [name for name in names if name.partition("::")[0] in few]
+
+
+def _fate(code: int) -> str:
+    if code == _TOO_LONG:
+        return TIMED_OUT
+    return KILLED if code else SURVIVED
+
+
+def _chosen() -> list[str]:
+    files = [f"--ignore={TESTS}/{name}" for name in LEFT_OUT if name.endswith(".py")]
+    names = [name for name in LEFT_OUT if not name.endswith(".py")]
+    return [*files, "-k", " and ".join(f"not {name}" for name in names)]
+
+
+def play(
+    sample: list[Mutant], stage: Play, jobs: int, told: Callable[[Mutant, str, float], None]
+) -> None:
+    """So many at a time; ``told`` of each as it ends."""
+    waiting, playing = list(reversed(sample)), dict[int, tuple[Mutant, float]]()
+    try:
+        while waiting or playing:
+            while waiting and len(playing) < jobs:
+                mutant = waiting.pop()
+                playing[stage.begin(mutant)] = (mutant, time.monotonic())
+            child, status = os.wait()
+            mutant, began = playing.pop(child)
+            told(mutant, _fate(os.waitstatus_to_exitcode(status)), time.monotonic() - began)
+    finally:
+        for child in playing:
+            os.kill(child, signal.SIGKILL)
+
+
+def main() -> None:
+    asked = argparse.ArgumentParser(description=__doc__)
+    asked.add_argument("--sample", type=int, default=300)
+    asked.add_argument("--seed", type=int, default=0)
+    asked.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
+    options = asked.parse_args()
+    files = sorted((ROOT / CORE).glob("*.py"))
+    everyone = [one for path in files for one in mutants(ROOT, path.relative_to(ROOT))]
+    size = min(options.sample, len(everyone))
+    sample = random.Random(options.seed).sample(everyone, size)
+    fates: Counter[str] = Counter()
+    began = time.monotonic()
+
+    def told(mutant: Mutant, became: str, took_s: float) -> None:
+        fates[became] += 1
+        print(f"{became:9} {took_s:4.0f} s  {mutant.file}:{mutant.line}:{mutant.column}: "
+              f"{mutant.what}", flush=True)  # fmt: skip
+
     with tempfile.TemporaryDirectory(prefix="mutate-") as directory:
-        trees: Queue[Path] = Queue()
-        for job in range(jobs):
-            trees.put(_copy(Path(directory) / str(job)))
-
-        def one(mutant: Mutant) -> None:
-            tree, began = trees.get(), time.monotonic()
-            became = fate(mutant, tree)
-            trees.put(tree)
-            took_s, where = time.monotonic() - began, f"{mutant.file}:{mutant.line}"
-            print(f"{became:9} {took_s:4.0f} s  {where}: {mutant.what}", flush=True)
-            played.append((mutant, became))
-
-        with ThreadPoolExecutor(jobs) as pool:
-            playing = [pool.submit(one, mutant) for mutant in sample]
-            try:
-                wait(playing)
-            except KeyboardInterrupt:
-                pool.shutdown(wait=True, cancel_futures=True)
-    return played
+        stage = Play(_copy(Path(directory) / "tree"))
+        stage.watch()
+        print(f"{len(stage.tests)} tests watched, {time.monotonic() - began:.0f} s", flush=True)
+        with suppress(KeyboardInterrupt):
+            play(sample, stage, options.jobs, told)
+    killed, played = fates[KILLED] + fates[TIMED_OUT], fates.total()
+    print(f"{killed} of {played} killed ({killed / max(1, played):.1%}), of them by a time-out "
+          f"{fates[TIMED_OUT]}, of {len(everyone)} that there are, seed {options.seed}, "
+          f"{time.monotonic() - began:.0f} s")  # fmt: skip
 
 
 def _copy(tree: Path) -> Path:
@@ -211,50 +286,6 @@ def _copy(tree: Path) -> Path:
         copy = shutil.copytree if source.is_dir() else shutil.copy
         copy(source, tree / name)
     return tree
-
-
-def main() -> None:
-    asked = argparse.ArgumentParser(description=__doc__)
-    asked.add_argument("--sample", type=int, default=200)
-    asked.add_argument("--seed", type=int, default=0)
-    asked.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
-    asked.add_argument("--out", type=Path, help="Write the result here, as JSON.")
-    options = asked.parse_args()
-    files = sorted((ROOT / CORE).glob("*.py"))
-    everyone = [one for path in files for one in mutants(path.relative_to(ROOT))]
-    size = min(options.sample, len(everyone))
-    sample = random.Random(options.seed).sample(everyone, size)
-    began = time.monotonic()
-    played = play(sample, options.jobs)
-    killed = sum(became != SURVIVED for _, became in played)
-    took_s = time.monotonic() - began
-    print(f"{killed} of {len(played)} killed ({killed / max(1, len(played)):.1%}), of "
-          f"{len(everyone)} that there are, seed {options.seed}, {took_s:.0f} s")  # fmt: skip
-    if options.out:
-        _write(options, everyone, played, took_s)
-
-
-def _write(
-    options: argparse.Namespace,
-    everyone: list[Mutant],
-    played: list[tuple[Mutant, str]],
-    took_s: float,
-) -> None:
-    survivors = [asdict(one) for one, became in played if became == SURVIVED]
-    for survivor in survivors:
-        del survivor["source"]
-    of_files = Counter(one.file for one, _ in played)
-    result = {
-        "command": f"make mutate SAMPLE={options.sample} SEED={options.seed}",
-        "mutants": len(everyone),
-        "sampled": len(played),
-        "killed": len(played) - len(survivors),
-        "of_them_by_time_out": sum(became == TIMED_OUT for _, became in played),
-        "took_s": round(took_s),
-        "sampled_by_file": dict(sorted(of_files.items())),
-        "survivors": survivors,
-    }
-    options.out.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n")
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from controller.core.conversations import (
     Act,
     Begin,
     Conversation,
+    ConversationLimits,
     Finish,
     Job,
     Lifetimes,
@@ -243,3 +244,20 @@ def test_the_reaper_leaves_alone_what_is_in_use_or_kept_for_ever() -> None:
     line(busy, Act.TURN)
     assert due(busy, Instant(0.0), Instant(9.0), lifetimes) is None
     assert due(Conversation(), Instant(0.0), Instant(9.0), Lifetimes()) is None
+
+
+def test_lifetimes_are_a_tenants_own_or_the_usual_ones() -> None:
+    own = Lifetimes(hibernate_after_s=50, expire_after_s=7)
+    limits = ConversationLimits(Lifetimes(20, 30), tenants={"x": own, "y": Lifetimes(9, 40)})
+    assert limits.of_tenant("x") is own
+    assert limits.of_tenant("z") is limits.lifetimes
+    assert limits.shortest_s == 7
+    assert ConversationLimits(Lifetimes(inf, 30)).shortest_s == 30
+
+
+def test_what_can_be_seen_of_one() -> None:
+    one = Conversation(Residency.HIBERNATED)
+    line(one, Act.TURN, Act.TURN, Act.DELETE, Act.TURN)
+    assert (one.turns_waiting, one.was_hibernated) == (2, True)
+    one.ended(1, Outcome.DONE)
+    assert (one.turns_waiting, one.was_hibernated) == (1, False)

@@ -24,6 +24,7 @@ from controller.core.names import (
     ReplicaId,
     RequestId,
 )
+from controller.core.reliefs import offer
 from tests.core.fleets import Story, ladder, spec
 
 A, B, C, D = (ReplicaId(f"{name}#0") for name in "abcd")
@@ -180,6 +181,52 @@ def _a_stale_relief(books: Books) -> None:
     books.reliefs.coming[C] = {}
 
 
+def _a_stale_offer(books: Books) -> None:
+    books.reliefs.offers[NodeId("n"), DeviceId("0")] = {Depth.LEVEL_1: offer([])}
+
+
+def _a_stale_ladder(books: Books) -> None:
+    books.models[ModelName("b")].rungs = []
+
+
+def _a_stranger_leaks(books: Books) -> None:
+    books.leaking[A] = books.replicas[B]
+
+
+def _a_cold_one_leaks(books: Books) -> None:
+    books.leaking[D] = books.replicas[D]
+
+
+def _a_forgotten_freeze(books: Books) -> None:
+    books.replicas[A].phase = Phase.ASLEEP
+
+
+def _frozen_against_its_will(books: Books) -> None:
+    books.replicas[A].never_frozen[RequestId("r1")] = None
+    books.replicas[A].phase = Phase.ASLEEP
+
+
+def _never_frozen_and_gone(books: Books) -> None:
+    books.replicas[A].never_frozen[RequestId("r9")] = None
+
+
+def _more_than_was_named(books: Books) -> None:
+    books.ledger.budgets[NodeId("n")][HOST] += 1
+
+
+def _a_device_without_a_name(books: Books) -> None:
+    del books.ledger.named[NodeId("n")][HOST]
+
+
+def _less_than_nothing(books: Books) -> None:
+    books.ledger.budgets[NodeId("n")][DeviceId("1")] = -1
+    books.ledger.named[NodeId("n")][DeviceId("1")] = 0
+
+
+def _nothing_to_retire_for(books: Books) -> None:
+    books.retire(books.replicas[D])
+
+
 def _work_left_over(books: Books) -> None:
     books.backlog.add(RequestId("r9"), ModelName("b"), Instant(0.0), 1e6)
 
@@ -215,7 +262,18 @@ WRECKERS: tuple[tuple[Callable[[Books], None], str], ...] = (
     (_a_forgotten_failure, "a failure is forgotten"),
     (_stale_choices, "stale choices"),
     (_a_stale_relief, "stale relief"),
-    (_work_left_over, "planning again"),
+    (_a_stale_offer, "a stale offer"),
+    (_a_stale_ladder, "a stale ladder"),
+    (_a_stranger_leaks, "leaks, and is not there"),
+    (_a_cold_one_leaks, "leaks, and is not there"),
+    (_a_forgotten_freeze, "frozen"),
+    (_frozen_against_its_will, "frozen in spite"),
+    (_never_frozen_and_gone, "not leases"),
+    (_more_than_was_named, "is not within"),
+    (_a_device_without_a_name, "is not within"),
+    (_less_than_nothing, "is not within"),
+    (_nothing_to_retire_for, "planning again changes the books"),
+    (_work_left_over, "planning again orders"),
 )
 
 

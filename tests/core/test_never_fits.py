@@ -5,8 +5,12 @@ from __future__ import annotations
 import pytest
 
 from controller.core.commands import RejectRequest, StartEngine
-from controller.core.names import Depth, Footprint, ModelSpec, RejectReason
-from tests.core.fleets import Story, sizes, spec
+from controller.core.fleet import Fleet
+from controller.core.names import Depth, Footprint, ModelName, ModelSpec, RejectReason
+from controller.core.placement import is_possible
+from controller.core.rooms import Rooms
+from controller.core.victims import Asker
+from tests.core.fleets import Story, node, policy, sizes, spec
 
 
 def wanting(device: int, host: int, devices: int = 1) -> ModelSpec:
@@ -37,3 +41,14 @@ def test_a_byte_more_never_fits(model: ModelSpec, said: str) -> None:
     assert isinstance(refused, RejectRequest)
     assert refused.reason is RejectReason.NEVER_FITS
     assert said in refused.detail
+
+
+def test_one_node_with_room_for_it_is_enough() -> None:
+    """Whichever node comes first: the first has too little for it on its host."""
+    fleet = Fleet(policy(), [wanting(10, 5)])
+    fleet.handle(node(0.0, "n", host=4))
+    rooms, record = Rooms(fleet.books), fleet.models[ModelName("a")]
+    asker, replica = Asker(record.spec.name), record.replicas[0]
+    assert not is_possible(rooms, asker, record, replica)
+    fleet.handle(node(0.0, "m", host=5))
+    assert is_possible(Rooms(fleet.books), asker, record, replica)

@@ -5,17 +5,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from controller.core.commands import Command, FinishOperation, GrantLease
+from controller.core.commands import Command, FinishOperation, GrantLease, StartEngine
 from controller.core.events import DemotionOrdered, EngineFailed, RequestArrived, WakeOrdered
+from controller.core.fleet import Fleet
 from controller.core.names import (
     Depth,
+    Instant,
     Limits,
     ModelName,
     OperationId,
+    Priority,
     ReplicaId,
     RequestId,
 )
-from tests.core.fleets import Story, spec
+from tests.core.fleets import Story, node, policy, spec
 
 
 def wakes(story: Story, order: str, model: str) -> list[Command]:
@@ -83,3 +86,25 @@ def test_who_was_never_served_comes_before_who_was_served_once() -> None:
     (granted,) = story.releases("x1")
     assert isinstance(granted, GrantLease)
     assert granted.request == "y1"
+
+
+def test_a_depth_without_room_on_the_host_ends_the_orders_to_it_and_no_deeper_one() -> None:
+    story = Story(spec("a"), host=0)
+    story.raises("r", "a")
+    story.releases("r")
+    for order, depth in (("o1", Depth.KV_RELEASED), ("o2", Depth.LEVEL_1), ("o3", Depth.LEVEL_2)):
+        operation = OperationId(order)
+        story.feed(DemotionOrdered(story.time, operation, ModelName("a"), depth))
+    told = story.answers("a#0")
+    assert finished(told) == {"o1": "", "o2": "a#0: the host has no room for LEVEL_1"}
+    assert finished(story.answers("a#0")) == {"o3": ""}
+    assert story.fleet.state(ModelName("a")) == "level_2"
+
+
+def test_a_flexible_request_comes_before_a_first_start() -> None:
+    fleet = Fleet(policy(prefetch_start=True), [spec("a", 14), spec("b", 14)])
+    flexible = RequestArrived(Instant(0.0), RequestId("r"), ModelName("b"), None, "", Priority.FLEX)
+    assert fleet.handle(flexible) == []
+    [start] = fleet.handle(node(1.0))
+    assert isinstance(start, StartEngine)
+    assert start.model == "b"

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from controller.core.commands import SleepEngine
 from controller.core.events import LeaseReleased, TimePassed
 from controller.core.idle import RUNGS
-from controller.core.names import Depth, Instant, Prices, RequestId
-from controller.core.own_ladder import HOUR_S, Rest, as_ladder, rungs
+from controller.core.names import Depth, Footprint, Instant, Prices, RequestId
+from controller.core.own_ladder import HOUR_S, Rest, as_ladder, rests, rungs
 from tests.core.fleets import Story, spec
 
 PRICES = st.floats(0, 1e6, allow_nan=False)
@@ -30,14 +30,14 @@ def resting(rents: list[float], backs: list[float]) -> list[Rest]:
     ]
 
 
-def paid(rests: list[Rest], idle_s: float) -> float:
+def paid(among: list[Rest], idle_s: float) -> float:
     """Rent along the ladder, and coming back from where it ends."""
-    at, since, cost = rests[0], 0.0, 0.0
-    for rung in rungs(rests):
+    at, since, cost = among[0], 0.0, 0.0
+    for rung in rungs(among):
         if rung.after_s > idle_s:
             break
         cost += at.rent * (rung.after_s - since) / HOUR_S
-        at, since = next(rest for rest in rests if rest.depth is rung.depth), rung.after_s
+        at, since = next(rest for rest in among if rest.depth is rung.depth), rung.after_s
     return cost + at.rent * (idle_s - since) / HOUR_S + at.back
 
 
@@ -50,11 +50,11 @@ def paid(rests: list[Rest], idle_s: float) -> float:
 def test_never_more_than_twice_the_best_in_hindsight(
     rents: list[float], backs: list[float], idle_s: float
 ) -> None:
-    rests = resting(rents, backs)
-    moments = [idle_s, *[rung.after_s for rung in rungs(rests) if rung.after_s < 1e9]]
+    at_rest = resting(rents, backs)
+    moments = [idle_s, *[rung.after_s for rung in rungs(at_rest) if rung.after_s < 1e9]]
     for moment in moments:
-        best = min(rest.rent * moment / HOUR_S + rest.back for rest in rests)
-        assert paid(rests, moment) <= 2 * best * EXACT_ENOUGH + 1e-9
+        best = min(rest.rent * moment / HOUR_S + rest.back for rest in at_rest)
+        assert paid(at_rest, moment) <= 2 * best * EXACT_ENOUGH + 1e-9
 
 
 @settings(max_examples=200, deadline=None, derandomize=True)
@@ -105,3 +105,15 @@ def test_what_was_measured_moves_the_ladder() -> None:
     story.answers("a#0", after=2.0)
     story.feed(LeaseReleased(story.time, RequestId("again")))
     assert story.fleet.next_deadline() == pytest.approx(story.at + 1.0 * 10 / (10 - 2))  # level 1
+
+
+def test_what_resting_costs_at_each_depth() -> None:
+    """Memory of every device and of the host once, by the hour; coming back by the wait."""
+    held = {depth: Footprint(100 - 10 * depth, 5 * depth) for depth in Depth}
+    prices = Prices(device_gib_hour=2.0 * GIB, host_gib_hour=3.0 * GIB, waiting_hour=7200.0)
+    found = rests(prices, 4, Depth.LEVEL_1, held.__getitem__, lambda depth: 1.0 * depth)
+    assert found == [
+        Rest(Depth.AWAKE, 800.0, 0.0, 0.0),
+        Rest(Depth.KV_RELEASED, 735.0, 2.0, 1.0),
+        Rest(Depth.LEVEL_1, 670.0, 4.0, 2.0),
+    ]

@@ -60,6 +60,8 @@ def test_only_measurements_speak_against_fetching(
 
 def test_a_wake_that_is_over_at_once_is_no_time_to_fetch_in() -> None:
     assert not is_worth_fetching(0.001, 100.0, head_start_s=0.002)
+    assert not is_worth_fetching(0.001, 100.0, head_start_s=0.049)
+    assert is_worth_fetching(0.001, 100.0, head_start_s=0.05)
 
 
 def test_what_was_measured_is_forgotten_in_time() -> None:

@@ -1,0 +1,86 @@
+"""What can come free on a device at the most, and at what price at the least."""
+
+from __future__ import annotations
+
+import pytest
+
+from controller.core.names import Depth, ModelName, ReplicaId
+from controller.core.reliefs import Share, offer
+from controller.core.victims import Asker, later_victims, replicas_on
+from tests.core.fleets import Story, spec
+
+
+def idle(asleep: int | None, cost_s: float) -> Share:
+    return Share(True, asleep, cost_s, (asleep or 0) + 1)
+
+
+def busy(asleep: int | None) -> Share:
+    return Share(False, asleep, 1.0, (asleep or 0) + 1)
+
+
+OFFER = offer([idle(4, 2.0), idle(6, 3.0), idle(None, -9.0), busy(20), idle(1, -1.0), busy(None)])
+
+
+def test_an_offer_is_of_the_idle_who_can_sleep() -> None:
+    assert OFFER.idle == [0, 6, 10, 11]
+    assert (OFFER.asleep, OFFER.stopped) == (4 + 6 + 20 + 1, 5 + 7 + 1 + 21 + 2 + 1)
+
+
+def test_so_many_moves_or_more_are_counted_at_this_at_the_least() -> None:
+    """Who is counted at less than nothing may always come along."""
+    assert OFFER.cost_s == [-1.0, -1.0, 1.0, 4.0]
+
+
+def test_who_costs_least_for_what_it_frees_comes_first() -> None:
+    assert OFFER.relief == [0, 1, 5, 11]
+    assert OFFER.relief_cost_s == [-1.0, -1.0, 1.0, 4.0]
+
+
+@pytest.mark.parametrize(
+    ("lacking", "count"), [(-3, 0), (0, 0), (1, 1), (6, 1), (7, 2), (11, 3), (12, None)]
+)
+def test_as_few_as_make_the_room(lacking: int, count: int | None) -> None:
+    assert OFFER.fewest(lacking) == count
+
+
+@pytest.mark.parametrize(
+    ("lacking", "count", "least_s"),
+    [
+        (1, 1, -1.0),
+        (5, 1, 1.0),
+        (3, 1, 0.0),  # half of the second one
+        (11, 3, 4.0),
+        (5, 3, 4.0),  # three moves, whatever they free
+        (30, 1, 4.0),  # all of them, and even that is not enough
+    ],
+)
+def test_the_last_one_may_go_in_part(lacking: int, count: int, least_s: float) -> None:
+    assert OFFER.least_cost_s(lacking, count) == pytest.approx(least_s, abs=1e-6)
+    assert OFFER.least_cost_s(lacking, count) <= least_s
+
+
+def test_nobody_offers_nothing() -> None:
+    none = offer([])
+    assert (none.idle, none.cost_s, none.relief, none.relief_cost_s) == ([0], [0.0], [0], [0.0])
+    assert none.fewest(1) is None
+    assert none.least_cost_s(0, 0) == 0.0
+
+
+def test_later_come_those_who_are_rising_or_awake_for_too_short_a_time() -> None:
+    """Not who is idle: it can go at once. Nor who is pinned or goes anyway."""
+    models = [spec(name, 5) for name in "abcd"]
+    story = Story(*models, spec("p", 4, pinned=True), device=30, minimum_awake_s=50.0)
+    for name in "abp":
+        story.raises(f"r-{name}", name)
+    story.releases("r-b")
+    story.arrives("r-c", "c")
+    story.raises("r-d", "d")
+    books = story.fleet.books
+    books.retire(books.replicas[ReplicaId("d#0")])
+    node = next(iter(books.ledger.budgets))
+    asker = Asker(ModelName("x"), since=story.time)
+    later = list(later_victims(books, asker, replicas_on(books, node)))
+    assert [victim.replica for victim in later] == ["a#0", "c#0"]
+    assert [victim.is_busy for victim in later] == [True, True]
+    depths = {choice.depth for victim in later for choice in victim.choices}
+    assert depths == {Depth.LEVEL_1, Depth.LEVEL_2}
