@@ -13,7 +13,7 @@ order, for machines that have none of these models.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Literal
@@ -88,7 +88,8 @@ class CostRecords:
     ) -> None:
         """``most_models``: of one more, what was not measured for the longest is forgotten."""
         self._path = path
-        self._device = device
+        build = vllm_distribution()
+        self._around = {"device": device, "vllm": build and version(build)}
         self._soon = soon
         self._most_models = most_models
         self._known = _read(path)
@@ -99,7 +100,7 @@ class CostRecords:
         """None: nothing of this model as it is. What is measured of it from now on is this
         one's."""
         try:
-            key = self._keys[spec.name] = _key(self._device, spec, engine)
+            key = self._keys[spec.name] = _key(self._around, spec, engine)
         except OSError as error:
             log.warning("no costs are kept of %s: %s", spec.name, error)
             self._keys.pop(spec.name, None)
@@ -172,16 +173,14 @@ def _read(path: Path) -> dict[str, _Known]:
     return {}
 
 
-def _key(device: str, spec: ModelSpec, engine: EngineSpec) -> str:
-    build = vllm_distribution()
+def _key(around: Mapping[str, str | None], spec: ModelSpec, engine: EngineSpec) -> str:
     facts = {
+        **around,
         "model": spec.name,
-        "device": device,
         "devices": spec.devices_per_replica,
         "kind": engine.kind,
         "arguments": engine.engine_args,
         "env": engine.env,
         "keeps_kv": engine.keeps_kv,
-        "vllm": build and version(build),
     }
     return fingerprint(engine.path, engine.revision, facts)
