@@ -10,6 +10,7 @@ import signal
 import sys
 import uuid
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,8 +23,8 @@ from kv_store.lmcache_server import LMCacheServer, ServerDidNotStart
 from kv_store.placing import KVOrder, place
 from kv_store.server_command import segment_path
 from kv_store.settings import MIB, Directory, TierSettings
-from tests.kv_store.conftest import QUICK, START_S, Tier, serving
-from tests.kv_store.hand import tokens
+from tests.kv_store.conftest import QUICK, Tier, serving
+from tests.kv_store.hand import Hand, tokens
 from tests.workers.stand import eventually
 from workers.kv_tier import KVTier
 from workers.node_agent import NodeAgent
@@ -43,12 +44,45 @@ def settings(directory: Path, **changes: object) -> TierSettings:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def tier(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Tier]:
-    """With a destination for whoever is called so."""
+    """With a destination for whoever is called so. Its own directory holds more than it may, and a
+    draft that nobody writes any more."""
     directory = tmp_path_factory.mktemp("tier")
+    folder = directory / "durable" / "m@0123"
+    folder.mkdir(parents=True)
+    for number in range(60):
+        (folder / f"{number:04x}.kv").write_bytes(bytes(32 * 1024))
+    draft = folder / "ffff.kv.0.tmp"
+    draft.write_bytes(bytes(10))
+    for old in folder.iterdir():
+        os.utime(old, (0, 0))
     elsewhere = {"acme": Directory(directory / "acme", BOUND_BYTES)}
     told = settings(directory / "durable", destinations=elsewhere)
     async for running in serving(told, directory / "server.log"):
         yield running
+
+
+@pytest.fixture
+def durable(tier: Tier) -> Path:
+    assert isinstance(tier.settings.durable, Directory)
+    return tier.settings.durable.path
+
+
+def used_bytes(directory: Path) -> int:
+    """What goes while it is counted does not count."""
+    sizes = []
+    for file in directory.glob("*/*"):
+        with suppress(FileNotFoundError):
+            sizes.append(file.stat().st_size)
+    return sum(sizes)
+
+
+def found(directory: Path, pattern: str) -> list[Path]:
+    return list(directory.glob(pattern))
+
+
+async def test_the_directory_is_bounded_from_the_start(durable: Path) -> None:
+    await eventually(lambda: used_bytes(durable) <= BOUND_BYTES)
+    await eventually(lambda: not found(durable, "*/*.tmp"))
 
 
 def files(tier: Tier, model: str) -> tuple[int, int]:
@@ -86,41 +120,57 @@ async def test_kv_goes_where_its_salt_says_and_nowhere_else(tier: Tier) -> None:
     assert files(tier, "going") == (0, 0)
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
-async def test_a_server_that_dies_or_hangs_is_started_again(
-    tier: Tier, number: signal.Signals
-) -> None:
-    hand, turn = tier.hand(f"dying-{number}"), tokens(3, seed=number)
+async def stored_for_good(tier: Tier, model: str) -> tuple[Hand, list[int]]:
+    hand, turn = tier.hand(model), tokens(3, seed=1)
     hand.store(turn)
     await tier.server.client.export(hand.prefix(turn), limit_s=LIMIT_S)
+    return hand, turn
+
+
+async def test_a_server_that_dies_and_cannot_be_launched_for_a_while_is_started_again(
+    tier: Tier, caplog: pytest.LogCaptureFixture
+) -> None:
+    hand, turn = await stored_for_good(tier, "dying")
     before, starts = tier.server.attachment, tier.server.starts
+    tier.log.rename(tier.log.with_name("earlier.log"))
+    tier.log.mkdir()
     assert tier.server.pid is not None
 
-    os.kill(tier.server.pid, number)
+    os.kill(tier.server.pid, signal.SIGKILL)
+    await eventually(lambda: "could not be launched" in caplog.text)
+    tier.log.rmdir()
     await tier.healthy_again(starts)
 
     assert tier.server.attachment == before, "engines know the port"
     assert tier.hand(hand.model).lookup(turn) == 3, "and what was durable is found again"
 
 
-async def test_a_directory_stays_within_its_bound(tier: Tier) -> None:
-    assert isinstance(tier.settings.durable, Directory)
-    durable = tier.settings.durable.path
+async def test_a_server_that_hangs_is_started_again(tier: Tier) -> None:
+    hand, turn = await stored_for_good(tier, "hanging")
+    before, starts = tier.server.attachment, tier.server.starts
+    assert tier.server.pid is not None
 
-    def used_bytes() -> int:
-        return sum(file.stat().st_size for file in durable.glob("*/*"))
+    os.kill(tier.server.pid, signal.SIGSTOP)
+    await tier.healthy_again(starts)
 
+    assert tier.server.attachment == before
+    assert tier.hand(hand.model).lookup(turn) == 3
+
+
+async def test_a_directory_stays_within_its_bound(tier: Tier, durable: Path) -> None:
     hand = tier.hand("growing")
     for seed in range(3):
         hand.store(tokens(30, seed=100 + seed))
         await tier.server.client.export(hand.prefix(tokens(30, seed=100 + seed)), limit_s=LIMIT_S)
-    await eventually(lambda: used_bytes() <= BOUND_BYTES)
+    await eventually(lambda: used_bytes(durable) <= BOUND_BYTES)
 
-    assert used_bytes() > BOUND_BYTES / 2
-    assert not list(durable.glob("dying-*/*")), "the longest unused went first"
+    assert used_bytes(durable) > BOUND_BYTES / 2
+    assert not found(durable, "dying@*/*"), "the longest unused went first"
 
 
-async def test_a_disk_that_is_full_fails_the_export_and_nothing_else(tier: Tier) -> None:
+async def test_a_disk_that_is_full_fails_the_export_and_nothing_else(
+    tier: Tier, durable: Path
+) -> None:
     """The kernel ends each file of the server's in the middle of a chunk."""
     hand, turn = tier.hand("full"), tokens(3, seed=5)
     assert tier.server.pid is not None
@@ -131,29 +181,10 @@ async def test_a_disk_that_is_full_fails_the_export_and_nothing_else(tier: Tier)
 
     assert (full.written, full.already, full.failed) == (0, 0, 3)
     assert hand.lookup(turn) == 3, "the host tier serves on"
-    assert isinstance(tier.settings.durable, Directory)
-    assert not list(tier.settings.durable.path.glob("*/*.tmp"))
+    assert not found(durable, "*/*.tmp")
     resource.prlimit(tier.server.pid, resource.RLIMIT_FSIZE, before)
     mended = await tier.server.client.export(hand.prefix(turn), limit_s=LIMIT_S)
     assert (mended.written, mended.is_complete) == (3, True)
-
-
-async def test_the_directory_is_bounded_from_the_start(tmp_path: Path) -> None:
-    durable = tmp_path / "durable"
-    folder = durable / "m@0123"
-    folder.mkdir(parents=True)
-    for number in range(60):
-        (folder / f"{number:04x}.kv").write_bytes(bytes(32 * 1024))
-    draft = folder / "ffff.kv.0.tmp"
-    draft.write_bytes(bytes(10))
-    os.utime(draft, (0, 0))
-
-    async for _ in serving(settings(durable), tmp_path / "server.log"):
-        await eventually(
-            lambda: sum(file.stat().st_size for file in durable.glob("*/*")) <= BOUND_BYTES
-        )
-
-    assert not list(durable.glob("*/*.tmp"))
 
 
 async def test_a_server_that_cannot_start_says_why(tmp_path: Path) -> None:
@@ -166,24 +197,6 @@ async def test_a_server_that_cannot_start_says_why(tmp_path: Path) -> None:
 
     assert not segment_path(broken).exists()
     await server.client.close()
-
-
-async def test_a_server_that_cannot_be_launched_for_a_while_is_started_again(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    log = tmp_path / "server.log"
-    server = LMCacheServer(settings(tmp_path / "durable"), log, policy=QUICK)
-    await server.start()
-    log.rename(tmp_path / "earlier.log")
-    log.mkdir()
-    assert server.pid is not None
-    os.kill(server.pid, signal.SIGKILL)
-    await eventually(lambda: "could not be launched" in caplog.text)
-
-    log.rmdir()
-
-    await eventually(lambda: server.starts == 2, timeout_s=START_S)
-    await server.stop()
 
 
 async def test_a_server_is_stopped_whatever_became_of_its_watch(tmp_path: Path) -> None:
