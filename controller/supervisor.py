@@ -86,6 +86,7 @@ def _run(settings: Settings, run_dir: Path, stop: _Stop) -> int:
     try:
         address = settings.ray.address
         if address is None:
+            _try_to_listen(settings)
             _tell(settings, "starting", "starting Ray")
             head = RayHead(run_dir / "ray", object_store_mib=settings.ray.object_store_mib)
             address = head.start()
@@ -103,9 +104,23 @@ def _run(settings: Settings, run_dir: Path, stop: _Stop) -> int:
         if head is not None:
             _tell(settings, "stopping", "stopping the engines and Ray")
             head.stop()
-        else:
+        elif address is not None:
             _tell(settings, "stopping", f"the engines go on in the cluster at {address}")
         records.stop()
+
+
+def _try_to_listen(settings: Settings) -> None:
+    """A port that is taken is told before Ray is started. Raises RuntimeError."""
+    try:
+        with doors(settings.server.host, settings.server.port, count=1):
+            pass
+    except OSError as error:
+        raise _cannot_listen(settings, error) from error
+
+
+def _cannot_listen(settings: Settings, error: OSError) -> RuntimeError:
+    where = f"{settings.server.host}:{settings.server.port}"
+    return RuntimeError(f"cannot listen on {where}: {error.strerror}")
 
 
 def _records(settings: Settings, run: str, server: RecordsServer) -> RunRecords:
@@ -176,8 +191,7 @@ def _a_crew(
         try:
             listening = stack.enter_context(doors(server.host, server.port, server.workers))
         except OSError as error:
-            where = f"{server.host}:{server.port}"
-            raise RuntimeError(f"cannot listen on {where}: {error.strerror}") from error
+            raise _cannot_listen(settings, error) from error
         if listening:
             _sockets(run_dir).mkdir()
             server = replace(server, port=listening[0].getsockname()[1])
