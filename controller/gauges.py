@@ -51,9 +51,9 @@ class FleetGauges:
             for resource, taken in node.taken:
                 memory.add_metric([node.node, resource, "taken"], taken)
             if node.kv_tier is not None:
-                resource, held, whole = node.kv_tier
-                memory.add_metric([node.node, resource, "kv_tier"], held)
-                memory.add_metric([node.node, resource, "kv_tier_given"], whole - held)
+                resource, size, whole = node.kv_tier
+                memory.add_metric([node.node, resource, "kv_tier"], size)
+                memory.add_metric([node.node, resource, "kv_tier_given"], whole - size)
             memory.add_metric([node.node, "host", "booked"], node.host_booked_bytes)
             memory.add_metric([node.node, "host", "budget"], node.host_bytes)
         for model in self._view.models:

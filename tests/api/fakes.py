@@ -131,7 +131,7 @@ class FakeControl:
         self.fails_with = ""
 
     def view(self) -> FleetView:
-        node = NodeView("node-1", (("cpu", 300, 1000),), 0, 0)
+        node = NodeView("node-1", (("cpu", 300, 1000),), 0, 0, (("cpu", 40),), ("cpu", 60, 80))
         return FleetView(tuple(self.model(name) for name in self.states), (node,), 0)
 
     def model(self, model: str) -> ModelView:

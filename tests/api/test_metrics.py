@@ -111,6 +111,9 @@ def test_how_the_fleet_stands() -> None:
     assert found["torpor_replica_phase['awake', 'chat', 'chat#0']"] == 1
     assert found["torpor_memory_bytes['booked', 'cpu', 'node-1']"] == 300
     assert found["torpor_memory_bytes['budget', 'cpu', 'node-1']"] == 1000
+    assert found["torpor_memory_bytes['cpu', 'node-1', 'taken']"] == 40
+    assert found["torpor_memory_bytes['cpu', 'kv_tier', 'node-1']"] == 60
+    assert found["torpor_memory_bytes['cpu', 'kv_tier_given', 'node-1']"] == 20
 
 
 def test_two_do_not_share() -> None:

@@ -42,7 +42,11 @@ VIEW = FleetView(
         model("org/minilm", "level_1", running=0, waiting=2),
         model("broken", "failed", idle_s=None),
     ),
-    nodes=(NodeView("vm", (("cpu", 2 * GIB, 4 * GIB),), 0, 12 * GIB),),
+    nodes=(
+        NodeView(
+            "vm", (("cpu", 2 * GIB, 4 * GIB),), 0, 12 * GIB, (("cpu", GIB),), ("cpu", GIB, 2 * GIB)
+        ),
+    ),
     waiting=2,
 )
 STORY = [

@@ -83,7 +83,7 @@ def test_status(fleet: Fleet) -> None:
         "org/minilm level_1 0 2 1.0 GiB 0 1.5 s 1 min",
         "broken failed 1 0 1.0 GiB 0 1.5 s -",
         "",
-        "vm: cpu 2.0 GiB of 4.0 GiB",
+        "vm: cpu 2.0 GiB of 4.0 GiB (others hold 1.0 GiB of cpu) (KV tier 1.0 GiB of 2.0 GiB)",
     ]
 
 

@@ -136,6 +136,7 @@ async def test_a_request_that_is_told_to_stay_near_asks_the_host_tier_only(tier:
 
 async def test_a_host_tier_that_shrinks_hands_its_memory_back_and_loses_nothing(tier: Tier) -> None:
     client, hand = tier.server.client, tier.hand("shrinking")
+    hand.clear_as_stock_does()
     old, young = tokens(800, seed=35), tokens(100, seed=36)
     stored_old, stored_young = hand.store(old), hand.store(young)
     assert taken_bytes(tier) >= 900 * CHUNK_BYTES
@@ -149,7 +150,7 @@ async def test_a_host_tier_that_shrinks_hands_its_memory_back_and_loses_nothing(
     assert hand.load(young) == stored_young
     told = await client.where(hand.prefix(old), limit_s=LIMIT_S)
     assert told.in_durable == 800
-    hand.store(tokens(100, seed=37))
+    assert len(hand.store(tokens(30, seed=37))) == 30
     grown = await client.resize(tier.settings.host_bytes, limit_s=LIMIT_S)
     assert (grown.bytes, grown.evicted) == (tier.settings.host_bytes, 0)
     recalled = await client.recall(hand.prefix(old), limit_s=LIMIT_S)
