@@ -100,7 +100,7 @@ class ClientConnection(asyncio.Protocol):
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
-            self._decline_upgrade(data[upgrade.args[0] :])
+            self._decline_upgrades(memoryview(data)[upgrade.args[0] :])
         except httptools.HttpParserError:
             self._refuse(400)
         if self._barren_bytes > _BARREN_BYTES:
@@ -232,6 +232,8 @@ class ClientConnection(asyncio.Protocol):
 
     def _refuse(self, code: int) -> None:
         """What comes is not for us to read; what was asked before it is answered."""
+        if self._is_deaf:
+            return
         self._is_deaf = True
         if not self._line:
             self.write(_REFUSALS[code])
@@ -239,15 +241,29 @@ class ClientConnection(asyncio.Protocol):
         elif self._arriving is not None:
             self._arriving.leave()
 
-    def _decline_upgrade(self, rest: bytes) -> None:
-        """``rest``: what came after the head, which is read again without its wish."""
+    def _decline_upgrades(self, rest: memoryview) -> None:
+        """The head is read again without its wish, and ``rest``, which came after it; as often as
+        there is one more in it."""
+        try:
+            while not self._is_deaf:
+                head = self._head_without_upgrade()
+                self._parser = httptools.HttpRequestParser(self)
+                self._parser.feed_data(head)
+                try:
+                    return self._parser.feed_data(rest)
+                except httptools.HttpParserUpgrade as upgrade:
+                    rest = rest[upgrade.args[0] :]
+        except httptools.HttpParserError:
+            self._refuse(400)
+
+    def _head_without_upgrade(self) -> bytes:
+        """Raises HttpParserError for what asks for a tunnel."""
         method, version = self._parser.get_method(), self._parser.get_http_version().encode()
         if method == b"CONNECT":
-            return self._refuse(400)
+            raise httptools.HttpParserError("no tunnels")
         kept = [pair for pair in self._headers if pair[0] not in _OF_UPGRADES]
         lines = [b"%b %b HTTP/%b" % (method, self._url, version), *(b"%b: %b" % p for p in kept)]
-        self._parser = httptools.HttpRequestParser(self)
-        return self.data_received(b"\r\n".join([*lines, b"", rest]))
+        return b"\r\n".join([*lines, b"", b""])
 
     def _scope(self, method: str, version: str, exchange: ClientExchange) -> Scope:
         path, _, query = self._url.partition(b"?")

@@ -150,6 +150,15 @@ def test_heads_are_bounded() -> None:
     assert is_closed
 
 
+def test_what_is_refused_is_refused_once() -> None:
+    said, is_closed = told(b"\0" * 200_000)
+    assert (said.count(b"HTTP/1.1"), is_closed) == (1, True)
+
+
+def test_upgrades_are_declined_one_after_the_other() -> None:
+    assert told(UPGRADES * 1000) == (POSTED * 1000, False)
+
+
 def test_garbage_after_a_request_ends_the_connection_after_its_answer() -> None:
     assert told(POST + b"\0\0\0") == (POSTED, True)
 
