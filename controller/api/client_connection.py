@@ -34,6 +34,8 @@ _BARREN_BYTES = 64 << 10
 """So much may come without progress: a head, chunk extensions, trailers (and one read more)."""
 _SLOW_S = 30.0
 """A head that takes longer ends the connection, or a body that nobody wants any more."""
+_TAKEN_S = 300.0
+"""A connection that is to close ends where so long nothing of the last answer is taken."""
 _OF_UPGRADES = (b"connection", b"upgrade", b"http2-settings")
 _REFUSALS = {
     code: f"HTTP/1.1 {code} {reason}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n".encode()
@@ -71,6 +73,7 @@ class ClientConnection(asyncio.Protocol):
         self._barren_bytes = 0
         self._is_deaf = False
         """What comes is not read as HTTP any more."""
+        self._is_lost = False
         self._is_paused = False
         self._unsent = b""
         self._drained: asyncio.Event | None = None
@@ -87,7 +90,7 @@ class ClientConnection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._state.connections.discard(cast(Any, self))
         self._timer.cancel()
-        self._is_deaf = True
+        self._is_deaf = self._is_lost = True
         self._unsent = b""
         for exchange, _ in self._line:
             exchange.leave()
@@ -119,7 +122,7 @@ class ClientConnection(asyncio.Protocol):
     def shutdown(self) -> None:
         """What was asked is answered, and nothing more."""
         if not self._line:
-            return self._transport.close()
+            return self._close()
         self._line[-1][0].is_kept = False
         return None
 
@@ -219,16 +222,31 @@ class ClientConnection(asyncio.Protocol):
 
     def _break_off(self, exchange: ClientExchange) -> None:
         """So that no client takes what it has for a whole answer."""
-        if not (exchange.has_begun or exchange.is_gone):
-            self.write(_REFUSALS[500])
+        if not (exchange.has_begun or self._is_lost):
+            self.write(_REFUSALS[400 if exchange.is_gone else 500])
         if exchange.ends_with_close or self.is_full:
             self._transport.abort()
         self._close()
 
     def _close(self) -> None:
         self._is_deaf = True
+        if self._is_lost:
+            return
         self.write(b"")
         self._transport.close()
+        self._timer.cancel()
+        self._timer = self._loop.call_later(_TAKEN_S, self._see_off, self._untaken_bytes())
+
+    def _see_off(self, before_bytes: int) -> None:
+        """Nobody is waited for who takes nothing of what was said last."""
+        left_bytes = self._untaken_bytes()
+        if left_bytes >= before_bytes:
+            return self._transport.abort()
+        self._timer = self._loop.call_later(_TAKEN_S, self._see_off, left_bytes)
+        return None
+
+    def _untaken_bytes(self) -> int:
+        return self._transport.get_write_buffer_size()
 
     def _refuse(self, code: int) -> None:
         """What comes is not for us to read; what was asked before it is answered."""

@@ -74,6 +74,7 @@ class Stand:
         return self.pipe.written
 
     async def leave(self) -> None:
+        self.pipe.is_closed = True
         self.connection.connection_lost(None)
         await asyncio.sleep(0.001)
         assert self.state.tasks == self.state.connections == set()
@@ -163,8 +164,42 @@ def test_garbage_after_a_request_ends_the_connection_after_its_answer() -> None:
     assert told(POST + b"\0\0\0") == (POSTED, True)
 
 
-def test_a_body_that_breaks_is_not_answered() -> None:
-    assert told(CHUNKED[:75], b"no length\r\n") == (b"", True)
+@pytest.mark.parametrize(
+    "raw",
+    [
+        CHUNKED[:75] + b"no length\r\n",
+        CHUNKED.replace(b"1;ext", b"1 ;ext"),
+        CHUNKED.replace(b"Trailer: x", b"Content-Length: 11"),
+        POST.replace(b"Content-Length: 11", b"Transfer-Encoding: gzip"),
+    ],
+)
+def test_a_body_that_breaks_gets_a_400(raw: bytes) -> None:
+    said, is_closed = told(raw)
+    assert said.startswith(b"HTTP/1.1 400 ")
+    assert is_closed
+
+
+def test_a_body_that_breaks_is_answered_after_the_request_before_it() -> None:
+    said, is_closed = told(POST + CHUNKED[:75] + b"no length\r\n")
+    assert said.startswith(POSTED + b"HTTP/1.1 400 ")
+    assert is_closed
+
+
+def test_who_takes_nothing_of_the_last_answer_is_not_waited_for() -> None:
+    async def talk() -> None:
+        stand = Stand()
+        stand.pipe.untaken = 2000
+        await stand.hear(POST)
+        await asyncio.sleep(5)
+        assert stand.pipe.is_closed
+        stand.pipe.untaken = 1000
+        await asyncio.sleep(300)
+        assert not stand.pipe.is_aborted
+        await asyncio.sleep(300)
+        assert stand.pipe.is_aborted
+        await stand.leave()
+
+    run(talk())
 
 
 def test_requests_wait_for_the_one_before_them() -> None:

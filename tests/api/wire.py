@@ -23,10 +23,14 @@ class Pipe(asyncio.Transport):
         self.is_aborted = False
         self.is_closed = False
         self.is_paused = False
+        self.untaken = 0
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         assert not self.is_closed
         self.written += data
+
+    def get_write_buffer_size(self) -> int:
+        return self.untaken
 
     def abort(self) -> None:
         self.is_aborted = self.is_closed = True
