@@ -16,12 +16,13 @@ from io import FileIO
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from pydantic import ConfigDict, TypeAdapter
 
 from controller.core import commands as _commands
 from controller.core import events as _events
-from controller.core.commands import Command
-from controller.core.events import Event
+from controller.core.commands import Command, GrantLease
+from controller.core.events import Event, LeaseReleased, RequestArrived
 
 _KINDS: dict[str, type] = {
     name: kind
@@ -37,7 +38,12 @@ def _adapter(kind: Any) -> TypeAdapter[Any]:
 
 
 _ADAPTERS = {kind: _adapter(kind) for kind in _KINDS.values()}
-_WRITERS = {kind: adapter.serializer.to_json for kind, adapter in _ADAPTERS.items()}
+_FINITE = (RequestArrived, GrantLease, LeaseReleased)
+"""Those of nearly every request. No figure of theirs is infinite, which JSON knows nothing of, so
+that msgspec may write them: it takes a third of the time."""
+_WRITERS: dict[type, Callable[[Any], bytes]] = {
+    kind: adapter.serializer.to_json for kind, adapter in _ADAPTERS.items()
+} | dict.fromkeys(_FINITE, msgspec.json.Encoder().encode)
 _TYPES = {kind: f'{{"type":"{name}"'.encode() for name, kind in _KINDS.items()}
 
 

@@ -38,7 +38,7 @@ class ClientGone(Exception):
     """The client left before its request was complete."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Call:
     """An inference request: what of it matters here, and the bytes for the engine."""
 

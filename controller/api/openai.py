@@ -62,7 +62,7 @@ _SILENT = "The engine said nothing for too long."
 _ERROR_EVENTS = (b'data: {"error"', b"event: error")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Asked:
     """Who asks for what, as the gateway knows it."""
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import inf
 
-from controller.core.backlog import Waiting
 from controller.core.books import Books
 from controller.core.events import RequestArrived
 from controller.core.models import ModelRecord
-from controller.core.names import NEVER, ModelName, RejectReason
+from controller.core.names import ModelName, RejectReason
 from controller.core.outlook import outlook_of
 from controller.core.placement import why_never
 from controller.core.relieving import why_shed
@@ -66,18 +65,7 @@ def _grant(books: Books, event: RequestArrived, record: ModelRecord) -> None:
     """What the plan would do, where nobody waits and nothing moves that it would have to weigh."""
     replica = pick_to_serve(record.replicas, event.affinity, books.policy.busy_leases)
     assert replica is not None
-    waiting = Waiting(
-        event.request,
-        event.model,
-        books.now,
-        NEVER,
-        0,
-        event.tenant,
-        event.priority,
-        event.affinity,
-        event.can_freeze,
-    )
-    books.grant(waiting, replica)
+    books.grant(event, replica, books.now)
 
 
 def _refusal(

@@ -25,6 +25,7 @@ from controller.core.commands import (
     WakeEngine,
 )
 from controller.core.costs import CostTable, Took
+from controller.core.events import RequestArrived
 from controller.core.hours import in_hours
 from controller.core.ledger import HOST, Ledger
 from controller.core.lifecycle import (
@@ -462,29 +463,29 @@ class Books:
 
     # requests
 
-    def grant(self, waiting: Waiting, replica: Replica) -> None:
+    def grant(self, asked: Waiting | RequestArrived, replica: Replica, arrived: Instant) -> None:
         """To one who does not stand in the backlog any more."""
         was_idle = not replica.leases
-        replica.leases[waiting.request] = self.now
-        if not waiting.can_freeze:
-            replica.never_frozen[waiting.request] = None
-        self.leased[waiting.request] = replica.id
-        self.tenants.begin(waiting.request, waiting.model, waiting.tenant)
+        replica.leases[asked.request] = self.now
+        if not asked.can_freeze:
+            replica.never_frozen[asked.request] = None
+        self.leased[asked.request] = replica.id
+        self.tenants.begin(asked.request, asked.model, asked.tenant)
         spec = self.models[replica.model].spec
         replica.has_kv = spec.keeps_kv
         if spec.replicas > 1:
-            replica.prefixes.served(waiting.affinity.prefix)
+            replica.prefixes.served(asked.affinity.prefix)
         state, wake_s = ModelState.AWAKE, 0.0
-        if replica.awake_since > waiting.arrived:
+        if replica.awake_since > arrived:
             is_cold = replica.raised_from is Depth.STOPPED
             state = ModelState.COLD if is_cold else ModelState.WOKEN
-            wake_s = replica.awake_since - max(waiting.arrived, replica.raised_at)
+            wake_s = replica.awake_since - max(arrived, replica.raised_at)
         self.version += 1
         if was_idle:
             self._touch_use(replica)
             self._wanted(self.models[replica.model])
         self.commands.append(
-            GrantLease(waiting.request, replica.id, state, self.now - waiting.arrived, wake_s)
+            GrantLease(asked.request, replica.id, state, self.now - arrived, wake_s)
         )
 
     def _wanted(self, record: ModelRecord) -> None:

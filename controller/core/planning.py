@@ -86,7 +86,7 @@ def grant(books: Books) -> None:
             if replica is None:
                 break
             books.backlog.remove(waiting.request)
-            books.grant(waiting, replica)
+            books.grant(waiting, replica, waiting.arrived)
 
 
 def _call_back(books: Books, replicas: list[Replica]) -> None:
