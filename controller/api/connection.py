@@ -28,6 +28,9 @@ _BARREN_BYTES = 64 << 10
 _PIECE_BYTES = 256 << 10
 """Of a large request; the next goes out when the one before has."""
 
+Take = Callable[[bytes, bool], bool]
+"""Is given bytes, and whether they are the last; says whether there is room for more."""
+
 
 class EngineBroken(Exception):
     """The engine did not answer as an engine would; ``is_silent``: it said nothing for too long."""
@@ -70,6 +73,7 @@ class EngineConnection(asyncio.Protocol):
         self._ends_with_close = False
         self._is_excused = False
         self._broken: EngineBroken | None = None
+        self._take: Take | None = None
 
     # the exchange
 
@@ -107,6 +111,30 @@ class EngineConnection(asyncio.Protocol):
             if self._broken is not None:
                 raise self._broken
             await self._news()
+        return self._taken()
+
+    async def pour(self, take: Take) -> bool:
+        """What is here of the body, and what comes, is given to ``take`` as it comes, without a
+        turn of the loop. Returns at the end, where there is no room, and where the engine is
+        frozen: whether that is why. Raises EngineBroken."""
+        self._take = take
+        try:
+            self._hand_over()
+            while self._take is not None and not (self.is_whole or self._is_excused):
+                if self._broken is not None:
+                    raise self._broken
+                await self._news()
+            return self._is_excused and not self.is_whole
+        finally:
+            self._take = None
+            self._is_excused = False
+
+    def _hand_over(self) -> None:
+        if self._take is not None and self._body and not self._take(self._taken(), self.is_whole):
+            self._take = None
+            self._wake()
+
+    def _taken(self) -> bytes:
         body = self._body
         chunk = body[0] if len(body) == 1 else b"".join(body)
         self._body, self._buffered_bytes = [], 0
@@ -195,7 +223,7 @@ class EngineConnection(asyncio.Protocol):
             self._break(f"{type(error).__name__}: {error}")
         if self._barren_bytes > _BARREN_BYTES:
             self._break("a head or chunk header without an end")
-        return None
+        return self._hand_over()
 
     def pause_writing(self) -> None:
         self._writable = self._loop.create_future()
@@ -249,7 +277,8 @@ class EngineConnection(asyncio.Protocol):
         self._barren_bytes = 0
         self._is_excused = False
         self.since = self._loop.time()
-        self._wake()
+        if self._take is None:
+            self._wake()
 
 
 def _is_chunked(coding: bytes) -> bool:

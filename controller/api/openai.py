@@ -334,10 +334,18 @@ class _Exchange:
                 await self._relay_kept(self._history, answer, first)
                 return
             await reply.begin(answer, first)
-            while not answer.is_over:
-                chunk = await self._chunk(call, answer)
-                if chunk or answer.is_over:
-                    await reply.forward(chunk, is_last=answer.is_over)
+            while reply.stage is not Stage.ENDED:
+                await self._pour(call, answer)
+                await reply.drained()
+
+    async def _pour(self, call: Call, answer: Answer) -> None:
+        """As much as there is room for, or comes until the engine is frozen."""
+        reply = self._reply
+        is_frozen = await answer.pour(reply.take)
+        if is_frozen and answer.is_sse and self._is_told(call):
+            await reply.frozen()
+        elif answer.is_over and reply.stage is not Stage.ENDED:
+            await reply.forward(b"", is_last=True)
 
     async def _chunk(self, call: Call, answer: Answer) -> bytes:
         """The next bytes; where the engine is frozen there are none, and a stream is told so."""

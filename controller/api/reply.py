@@ -104,8 +104,16 @@ class Reply:
         await self.forward(first, is_last=answer.is_over)
 
     async def forward(self, chunk: bytes, is_last: bool = False) -> None:
+        await self.drained()
+        self.take(chunk, is_last)
+
+    def take(self, chunk: bytes, is_last: bool) -> bool:
+        """The engine's next bytes; whether there is room for more."""
         self._tail = chunk[-4:] if len(chunk) >= 4 else (self._tail + chunk)[-4:]
-        await self._body(chunk, is_last)
+        self._client.say(chunk, is_last)
+        if is_last:
+            self.stage = Stage.ENDED
+        return not self._client.is_full
 
     async def translate(self, status: int, whole: bytes) -> None:
         """An engine's answer that is no stream, to a client that was already promised one."""
@@ -152,13 +160,15 @@ class Reply:
 
     async def _body(self, chunk: bytes, is_last: bool = False) -> None:
         """Ended is what the client has been given to its end, not what waits to be taken."""
-        if self._client.is_full:
-            await self._drained()
+        await self.drained()
         self._client.say(chunk, is_last)
         if is_last:
             self.stage = Stage.ENDED
 
-    async def _drained(self) -> None:
+    async def drained(self) -> None:
+        """Returns when there is room."""
+        if not self._client.is_full:
+            return
         try:
             async with asyncio.timeout(self._stall_s):
                 await self._client.drained()

@@ -18,7 +18,7 @@ from functools import lru_cache
 from types import TracebackType
 from typing import Self
 
-from controller.api.connection import EngineBroken, EngineConnection
+from controller.api.connection import EngineBroken, EngineConnection, Take
 from controller.api.errors import ApiError
 from workers.engine import Endpoint
 
@@ -92,6 +92,10 @@ class Answer:
     async def chunk(self) -> bytes:
         """The next bytes, as many as are here; none at the end, or where the engine is frozen."""
         return await self._connection.chunk()
+
+    async def pour(self, take: Take) -> bool:
+        """To its end, until there is no room, or the engine is frozen: whether that is why."""
+        return await self._connection.pour(take)
 
     def replaced(self, whole: bytes) -> None:
         """What the client is told instead of a body that was read to its end."""

@@ -240,3 +240,74 @@ async def test_what_we_abort_is_not_whole() -> None:
         await answer.chunk()
     server.close()
     await server.wait_closed()
+
+
+@given(
+    raw=st.sampled_from(VALID),
+    places=st.lists(st.integers(0, 500), max_size=30),
+    room=st.lists(st.booleans(), max_size=30),
+)
+async def test_what_is_poured_is_the_whole_body_and_its_end_is_told_once(
+    raw: bytes, places: list[int], room: list[bool]
+) -> None:
+    connection, got, ends = EngineConnection(lambda _: None), b"", 0
+    connection.connection_made(Pipe())
+    await connection.send(b"head", b"body")
+
+    def take(chunk: bytes, is_last: bool) -> bool:
+        nonlocal got, ends
+        got, ends = got + chunk, ends + is_last
+        return room.pop() if room else True
+
+    async def pour() -> None:
+        while not connection.is_whole or connection.has_body:
+            assert not await connection.pour(take)
+
+    pouring = asyncio.create_task(pour())
+    for piece in cut(raw, places):
+        await asyncio.sleep(0)
+        connection.data_received(piece)
+    connection.connection_lost(None)
+    await asyncio.wait_for(pouring, 10)
+    assert got == b"hello world"
+    assert ends <= 1
+
+
+async def test_a_frozen_engine_ends_the_pouring_but_not_the_answer() -> None:
+    connection, got = EngineConnection(lambda _: None), []
+    connection.connection_made(Pipe())
+    await connection.send(b"head", b"body")
+    connection.data_received(BOUNDED[:-6])
+
+    def take(chunk: bytes, is_last: bool) -> bool:
+        got.append((chunk, is_last))
+        return True
+
+    pouring = asyncio.create_task(connection.pour(take))
+    await asyncio.sleep(0)
+    connection.excuse()
+    assert await pouring
+    connection.data_received(BOUNDED[-6:-3])
+    pouring = asyncio.create_task(connection.pour(take))
+    await asyncio.sleep(0)
+    connection.data_received(BOUNDED[-3:])
+    assert not await pouring
+    assert got == [(b"hello", False), (b" wo", False), (b"rld", True)]
+
+
+async def test_an_engine_that_breaks_while_it_pours_is_broken() -> None:
+    connection, got = EngineConnection(lambda _: None), []
+    connection.connection_made(Pipe())
+    await connection.send(b"head", b"body")
+
+    def take(chunk: bytes, is_last: bool) -> bool:
+        got.append(chunk)
+        return True
+
+    pouring = asyncio.create_task(connection.pour(take))
+    await asyncio.sleep(0)
+    connection.data_received(BOUNDED[:-1])
+    connection.connection_lost(None)
+    with pytest.raises(EngineBroken):
+        await pouring
+    assert got == [b"hello worl"]
