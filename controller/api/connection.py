@@ -70,7 +70,6 @@ class EngineConnection(asyncio.Protocol):
         self._barren_bytes = 0
         self._is_paused = False
         self._is_kept = False
-        self._ends_with_close = False
         self._is_excused = False
         self._broken: EngineBroken | None = None
         self._take: Take | None = None
@@ -190,6 +189,13 @@ class EngineConnection(asyncio.Protocol):
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
+    def _ends_with_close(self) -> bool:
+        """Nothing else tells where the answer ends."""
+        return bool(self.status) and not any(
+            name == b"content-length" or (name == b"transfer-encoding" and _is_chunked(value))
+            for name, value in self.headers
+        )
+
     def _break(self, reason: str, is_silent: bool = False) -> None:
         if self._broken is None and not self.is_whole:
             self._broken = EngineBroken(reason, is_silent)
@@ -203,7 +209,7 @@ class EngineConnection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.is_closed = True
-        if self._ends_with_close and exc is None and not self._is_aborted:
+        if exc is None and not self._is_aborted and self._ends_with_close():
             self.is_whole = True
         self._break(
             f"the connection closed: {exc!r}" if exc else "the engine closed the connection"
@@ -251,10 +257,6 @@ class EngineConnection(asyncio.Protocol):
             return
         self.status = status
         self._is_kept = self._parser.should_keep_alive()
-        self._ends_with_close = not any(
-            name == b"content-length" or (name == b"transfer-encoding" and _is_chunked(value))
-            for name, value in self.headers
-        )
         self._progressed()
         self.resume_writing()
 

@@ -48,21 +48,23 @@ class Reply:
         self._stall_s = stall_s
         self._own = [(b"x-request-id", request_id.encode())]
         self._dialect = dialect
-        self._figures = b""
         self._tail = b""
         self._is_sse = False
 
     def granted(self, lease: Lease, queued_s: float) -> None:
         """The wait is over; its figures go with whatever is sent next."""
-        state = lease.state.value
-        queue_ms, wake_ms = round(queued_s * 1e3), round(lease.wake_s * 1e3)
-        del self._own[1:]
-        self._own += [
-            (b"x-torpor-model-state", state.encode()),
-            (b"x-torpor-queue-ms", b"%d" % queue_ms),
-            (b"x-torpor-wake-ms", b"%d" % wake_ms),
+        self._own[1:] = [
+            (b"x-torpor-model-state", lease.state.value.encode()),
+            (b"x-torpor-queue-ms", b"%d" % round(queued_s * 1e3)),
+            (b"x-torpor-wake-ms", b"%d" % round(lease.wake_s * 1e3)),
         ]
-        self._figures = f": torpor state={state} queue_ms={queue_ms} wake_ms={wake_ms}\n\n".encode()
+
+    def _figures(self) -> bytes:
+        """Of the wait, for a stream whose headers are gone; nothing where it was not granted."""
+        if len(self._own) < 4:
+            return b""
+        state, queue_ms, wake_ms = [value for _, value in self._own[1:]]
+        return b": torpor state=%b queue_ms=%b wake_ms=%b\n\n" % (state, queue_ms, wake_ms)
 
     def waited(self, seconds: float) -> None:
         """The wait ended without a grant."""
@@ -98,7 +100,7 @@ class Reply:
         self._is_sse = answer.is_sse
         if is_commented:
             kv = b": torpor kv %b\n\n" % answer.kv if answer.kv else b""
-            first = self._figures + kv + first
+            first = self._figures() + kv + first
         else:
             self._start(answer.status, answer.headers + self._own)
         await self.forward(first, is_last=answer.is_over)
@@ -125,7 +127,7 @@ class Reply:
         self.stage = Stage.FORWARDING
         self.status = status
         line = json.dumps(said, separators=(",", ":")).encode()
-        return await self._body(self._figures + event + b"data: " + line + b"\n\n", is_last=True)
+        return await self._body(self._figures() + event + b"data: " + line + b"\n\n", is_last=True)
 
     async def fail(self, error: ApiError) -> None:
         """Say what went wrong in the way that is still open. Where none is, return without
@@ -135,7 +137,7 @@ class Reply:
                 self._refuse(error)
             case Stage.COMMENTS:
                 self.status = error.status
-                await self._body(self._figures + error.event(self._dialect), is_last=True)
+                await self._body(self._figures() + error.event(self._dialect), is_last=True)
             case Stage.FORWARDING:
                 self.status = error.status
                 if self._is_sse and self._tail.endswith(_EVENT_ENDS):
