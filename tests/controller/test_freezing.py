@@ -13,6 +13,7 @@ from typing import Any
 import httpx
 import pytest
 
+from controller.api.client_connection import ClientConnection
 from controller.settings import load
 from controller.wiring import assemble
 from tests.api.engine import running
@@ -123,7 +124,8 @@ async def a_stand(directory: Path, *models: dict[str, Any]) -> AsyncIterator[Sta
     file.write_text(json.dumps(raw))
     pool = LocalPool()
     controller = assemble(load(file, {"TORPOR_STATE_DIR": str(directory)}), pool)
-    async with lived(controller.app), running(controller.app, lifespan="off") as port:
+    serving = running(controller.app, lifespan="off", http=ClientConnection)
+    async with lived(controller.app), serving as port:
         url = f"http://127.0.0.1:{port}"
         async with httpx.AsyncClient(base_url=url, timeout=60, trust_env=False) as client:
             yield Stand(client, pool)
