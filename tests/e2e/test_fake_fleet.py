@@ -40,6 +40,7 @@ def fleet() -> Iterator[LiveFleet]:
             "restart_backoff_s": 0.1,
             "minimum_awake_s": 0.1,
             "maximum_wait_behind_s": 0.3,
+            "prefetch_at_once": 4,
         },
         "defaults": {
             "footprint": {"awake_gib": 0.2},
