@@ -208,7 +208,7 @@ def test_a_taken_port_is_one_clear_line(fleet: LiveFleet, tmp_path: Path) -> Non
         )
     assert done.returncode == 1
     assert f"cannot listen on 127.0.0.1:{fleet.port}" in done.stderr
-    assert "Traceback" not in done.stderr
+    assert len(done.stderr.splitlines()) == 1, "Ray is not even started"
 
 
 def test_logs_lie_together(fleet: LiveFleet) -> None:
