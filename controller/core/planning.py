@@ -1,8 +1,8 @@
 """The plan: the first thing that wants doing, again and again until nothing does.
 
 expire → grant → bury the failed, carry demotions on → what administrators ordered → what KV tiers
-give up or have back → wake, for the demands in their order of right, evicting for room → stop
-sleepers that are too many → demote the idle → restart those that leak.
+give up → wake, for the demands in their order of right, evicting for room → stop sleepers that are
+too many → demote the idle → restart those that leak → what KV tiers have back.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from controller.core.names import NEVER, Cause, Depth, Instant, RejectReason
 from controller.core.operations import rests_at
 from controller.core.raising import raise_wanted
 from controller.core.routing import is_served, is_usable, pick_to_serve
-from controller.core.tiers import deadlines, fit_tiers
+from controller.core.tiers import deadlines, regrow_tiers, shrink_tiers
 from controller.core.turns import next_turn, with_turn
 
 MOST_ROUNDS = 100_000
@@ -263,9 +263,10 @@ STEPS = (
     close_operations,
     obey,
     give_up,
-    fit_tiers,
+    shrink_tiers,
     raise_wanted,
     thin_out,
     demote_idle,
     restart_leaking,
+    regrow_tiers,
 )

@@ -27,6 +27,7 @@ from controller.core.placement import (
 from controller.core.relieving import evict, relieve
 from controller.core.rooms import Fit, Rooms, Verdict, devices_of
 from controller.core.routing import order_to_raise
+from controller.core.tiers import shrink_for_room
 from controller.core.turns import with_turn
 from controller.core.victims import Asker
 
@@ -110,6 +111,8 @@ def _act(
 ) -> None:
     record = books.models[demand.model]
     if fit is None or is_blocked(fit):
+        if _tiers_give(books, rooms, demand):
+            return
         if replica.leases and (lost := why_no_return(books, replica)):
             books.fail(replica, f"its frozen requests cannot go on: {lost}")
         elif never := why_never(rooms, record):
@@ -129,6 +132,13 @@ def _act(
     else:
         freeze(books, demand, fit.drains)
         rooms.at(fit.place.node).claim(fit)
+
+
+def _tiers_give(books: Books, rooms: Rooms, demand: Demand) -> bool:
+    """Whatever else is done waits for what comes of it."""
+    if demand.urgency is not Urgency.WAITED_FOR or not books.tiers:
+        return False
+    return not why_never(rooms, books.models[demand.model]) and shrink_for_room(books)
 
 
 def _hold_back_others(

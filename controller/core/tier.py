@@ -29,6 +29,8 @@ class Tier:
     """So large it may grow at present."""
     retry_at: Instant = LONG_AGO
     """It is ordered nothing before."""
+    calm_at: Instant = LONG_AGO
+    """Until then what it gave up stays with the fleet, used or not."""
     order: Resize | None = None
 
     @property

@@ -1,10 +1,15 @@
-"""The KV tier's part of a node's memory: given up first, and had back last.
+"""The KV tier's part of a node's memory: given up first, and had back when nobody needs it.
 
 What is reserved for a tier is in nobody's budget. Where others hold memory of the fleet's, its KV
 can be had again from the durable tier, or computed, while an engine that is put to sleep keeps
-people waiting. So the tier is the first to shrink, down to a part that is left to it, by as much
-as others hold and no more than is lacking; what it gave up is the fleet's budget. Sleepers go
-deeper only when that is not enough. Once others let go of the memory, the tier has its part back.
+people waiting. So the tier is the first to shrink, down to a part that is left to it, where more
+is held than the budget allows, or where somebody waits who could not have room otherwise: by no
+more than others hold. What it gave up is the fleet's budget. Sleepers go deeper only when that is
+not enough. A swap of engines for which there is room by itself is no reason: that is how a fleet
+works, and some memory is nearly always others'.
+
+It has its part back once others let go of the memory, and, after a while and with nobody waiting,
+what of it no engine uses any more.
 
 Of a tier the larger of what it may grow to and of what it was told to grow to is booked: what it
 is to give up counts when it is known to be given up, and what it is to have back counts at once.
@@ -19,13 +24,14 @@ from collections.abc import Iterator
 from controller.core.books import Books
 from controller.core.commands import ResizeTier
 from controller.core.events import TierMeasured, TierNotResized, TierResized
-from controller.core.names import LONG_AGO, Instant
+from controller.core.names import Instant
 from controller.core.rooms import Rooms
-from controller.core.routing import is_served
 from controller.core.tier import Resize, Tier
 
 RETRY_S = 30.0
 PATIENCE_S = 60.0
+CALM_S = 30.0
+"""After its size has changed, and before it has back what nobody uses."""
 
 
 # what happened
@@ -36,11 +42,11 @@ def measure(books: Books, event: TierMeasured) -> None:
     if event.node not in books.ledger.budgets or (tier and tier.order):
         return
     held = min(event.held_bytes, event.whole_bytes)
-    retry_at = tier.retry_at if tier else LONG_AGO
-    books.tiers[event.node] = Tier(
-        event.node, event.device, event.whole_bytes, event.least_bytes, held, retry_at
-    )
-    _book(books, books.tiers[event.node])
+    fresh = Tier(event.node, event.device, event.whole_bytes, event.least_bytes, held)
+    if tier is not None:
+        fresh.retry_at, fresh.calm_at = tier.retry_at, tier.calm_at
+    books.tiers[event.node] = fresh
+    _book(books, fresh)
 
 
 def resized(books: Books, event: TierResized | TierNotResized) -> None:
@@ -53,6 +59,7 @@ def resized(books: Books, event: TierResized | TierNotResized) -> None:
     if abs(event.held_bytes - tier.order.to_bytes) > tier.grain_bytes:
         tier.retry_at = Instant(books.now + RETRY_S)
     tier.held_bytes, tier.order = min(event.held_bytes, tier.whole_bytes), None
+    tier.calm_at = Instant(books.now + CALM_S)
     _book(books, tier)
 
 
@@ -70,22 +77,38 @@ def _book(books: Books, tier: Tier) -> None:
 # what is done about it
 
 
-def fit_tiers(books: Books) -> None:
+def shrink_tiers(books: Books) -> None:
+    """Where more is held than the budget allows."""
     for tier in books.tiers.values():
         if tier.order is not None and tier.order.until <= books.now:
             _ended_badly(books, tier)
+        if not (books.ledger.is_over_budget(tier.node) and _may_give(books, tier)):
+            continue
+        over = -Rooms(books).at(tier.node).spare.get(tier.device, 0)
+        if over > 0:
+            gives = max(over, tier.grain_bytes + 1)
+            _order(books, tier, max(_least(books, tier), tier.held_bytes - gives))
+
+
+def shrink_for_room(books: Books) -> bool:
+    """Somebody waits for whom there is no room, whoever goes; whether that was of any use."""
+    giving = [tier for tier in books.tiers.values() if _may_give(books, tier)]
+    for tier in giving:
+        _order(books, tier, _least(books, tier))
+    return bool(giving)
+
+
+def regrow_tiers(books: Books) -> None:
+    for tier in books.tiers.values():
         if tier.order is None and tier.retry_at <= books.now:
-            to_bytes = _fitting_bytes(books, tier)
-            if abs(to_bytes - tier.held_bytes) > tier.grain_bytes:
-                _order(books, tier, to_bytes)
+            back = tier.given_bytes - _used_bytes(books, tier)
+            if back > tier.grain_bytes:
+                _order(books, tier, tier.held_bytes + back)
 
 
 def can_give(books: Books) -> bool:
     """Some tier has not given up all that it can for what others hold."""
-    return any(
-        tier.order is None and tier.retry_at <= books.now and _can_give(books, tier)
-        for tier in books.tiers.values()
-    )
+    return any(_may_give(books, tier) for tier in books.tiers.values())
 
 
 def deadlines(books: Books) -> Iterator[Instant]:
@@ -93,35 +116,31 @@ def deadlines(books: Books) -> Iterator[Instant]:
     for tier in books.tiers.values():
         if tier.order is not None:
             yield tier.order.until
-        elif tier.retry_at > books.now:
+        elif not tier.is_whole:
+            yield max(tier.retry_at, tier.calm_at)
             yield tier.retry_at
 
 
-def _fitting_bytes(books: Books, tier: Tier) -> int:
+def _used_bytes(books: Books, tier: Tier) -> int:
+    """What the fleet needs of what the tier gave up."""
     others = books.ledger.deficit(tier.node, tier.device)
-    if tier.given_bytes > others:
-        return tier.whole_bytes - others
-    if _is_waited_for(books):
-        return _least(books, tier)
-    over = -Rooms(books).at(tier.node).spare.get(tier.device, 0)
-    gives = max(over, tier.grain_bytes + 1) if over > 0 else 0
-    return max(_least(books, tier), tier.held_bytes - gives)
+    is_asked = bool(books.backlog.by_model or books.operations or books.frozen)
+    if is_asked or books.now < tier.calm_at:
+        return min(tier.given_bytes, others)
+    named = books.ledger.named[tier.node].get(tier.device, 0)
+    booked = books.ledger.booked(tier.node).get(tier.device, 0)
+    return min(tier.given_bytes, max(0, booked - (named - others)))
 
 
-def _can_give(books: Books, tier: Tier) -> bool:
-    return tier.held_bytes - _least(books, tier) > tier.grain_bytes
+def _may_give(books: Books, tier: Tier) -> bool:
+    is_free = tier.order is None and tier.retry_at <= books.now
+    return is_free and tier.held_bytes - _least(books, tier) > tier.grain_bytes
 
 
 def _least(books: Books, tier: Tier) -> int:
     """So small it may be at present."""
     others = books.ledger.deficit(tier.node, tier.device)
     return min(tier.held_bytes, max(tier.least_bytes, tier.whole_bytes - others))
-
-
-def _is_waited_for(books: Books) -> bool:
-    """Somebody waits for an engine that is not awake."""
-    asked = (*books.backlog.by_model, *(o.waking for o in books.operations if o.waking))
-    return any(not is_served(books.models[model].replicas) for model in asked)
 
 
 def _order(books: Books, tier: Tier, to_bytes: int) -> None:

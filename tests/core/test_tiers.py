@@ -1,9 +1,10 @@
-"""A KV tier gives up its memory before an engine sleeps for want of it, and has it back last."""
+"""A KV tier gives up its memory before an engine sleeps for want of it, and has it back later."""
 
 from __future__ import annotations
 
-from controller.core.commands import Command, RejectRequest, ResizeTier, SleepEngine
+from controller.core.commands import Command, RejectRequest, ResizeTier, SleepEngine, StartEngine
 from controller.core.events import (
+    DemotionOrdered,
     NodeLost,
     RequestArrived,
     TierMeasured,
@@ -13,17 +14,19 @@ from controller.core.events import (
 )
 from controller.core.lifecycle import Phase
 from controller.core.names import (
+    Depth,
     DeviceId,
     Instant,
     ModelName,
     NodeId,
+    OperationId,
     OpId,
     Priority,
     RejectReason,
     ReplicaId,
     RequestId,
 )
-from controller.core.tiers import PATIENCE_S, RETRY_S
+from controller.core.tiers import CALM_S, PATIENCE_S, RETRY_S
 from tests.core.fleets import Story, spec, tier, to_be_had
 
 N = NodeId("n")
@@ -76,23 +79,58 @@ def test_where_the_tier_is_too_small_sleepers_go_beside_it_and_no_sooner() -> No
     assert [type(order) for order in sleeps] == [SleepEngine]
 
 
-def test_an_idle_fleet_that_needs_nothing_leaves_the_tier_alone() -> None:
+def test_a_fleet_that_needs_nothing_leaves_the_tier_alone() -> None:
     story = Story(spec("a"), device=20)
     story.feed(tier(0.0))
     assert taken(story, 12) == []
 
 
-def test_whoever_waits_for_an_engine_has_the_tiers_memory_and_evicts_nobody_for_it() -> None:
+def test_a_swap_for_which_there_is_room_is_no_reason() -> None:
     story = Story(spec("a"), spec("b"), device=20)
     story.feed(tier(0.0))
     story.raises("r1", "a")
     story.releases("r1")
-    assert taken(story, 17) == []
-    (shrink,) = story.arrives("r2", "b")
+    taken(story, 17)
+    (sleep,) = story.arrives("r2", "b")
+    assert isinstance(sleep, SleepEngine)
+
+
+def test_whoever_could_have_no_room_otherwise_has_the_tiers() -> None:
+    story = Story(spec("a", 20), device=20)
+    story.feed(tier(0.0))
+    taken(story, 17)
+    (shrink,) = story.arrives("r", "a")
     assert isinstance(shrink, ResizeTier)
     (start,) = resized(story, shrink)
-    assert type(start).__name__ == "StartEngine"
-    assert awake(story) == ["a#0"]
+    assert isinstance(start, StartEngine)
+    story.answers("a#0")
+    story.releases("r")
+    story.at += CALM_S
+    assert story.feed(TimePassed(story.time)) == [], "it is still there"
+
+
+def test_what_can_never_fit_takes_nothing_of_the_tier() -> None:
+    story = Story(spec("a", 21), device=20)
+    story.feed(tier(0.0))
+    taken(story, 17)
+    (refused,) = story.arrives("r", "a")
+    assert isinstance(refused, RejectRequest)
+
+
+def test_what_no_engine_uses_any_more_it_has_back_after_a_while() -> None:
+    story = two_idle()
+    (shrink,) = taken(story, 17)
+    resized(story, shrink)
+    story.feed(DemotionOrdered(story.time, OperationId("o"), ModelName("a"), Depth.STOPPED))
+    assert story.answers("a#0") != []
+    assert story.fleet.books.tiers[N].order is None, "not yet"
+    assert story.fleet.next_deadline() <= story.at + CALM_S
+    story.at += CALM_S
+    (grow,) = story.feed(TimePassed(story.time))
+    assert isinstance(grow, ResizeTier)
+    assert grow.to_bytes == 6
+    assert budget(story) == 17
+    assert resized(story, grow) == []
 
 
 def test_it_has_its_part_back_once_others_let_go() -> None:
@@ -156,8 +194,8 @@ def test_an_order_without_an_answer_ends_and_its_late_answer_changes_nothing() -
 def test_the_core_asks_to_be_told_when_the_tiers_patience_is_over() -> None:
     story = Story(spec("a"), device=20)
     story.feed(tier(0.0))
-    story.arrives("r", "a")
-    story.feed(to_be_had(0.0, device=6))
+    story.raises("r", "a")
+    story.feed(to_be_had(story.at, device=9))
     order = story.fleet.books.tiers[N].order
     assert order is not None
     assert story.fleet.next_deadline() <= order.until
@@ -186,9 +224,8 @@ def test_flexible_requests_are_not_shed_while_the_tier_can_give() -> None:
     story.feed(tier(0.0))
     story.raises("r", "a")
     taken(story, 17)
-    (shrink,) = story.feed(flexible(story, "f"))
-    assert isinstance(shrink, ResizeTier)
-    resized(story, shrink, held=6)
+    assert story.feed(flexible(story, "f")) == []
+    story.feed(tier(story.at, held=2, whole=2))
     (shed,) = story.feed(flexible(story, "g"))
     assert isinstance(shed, RejectRequest)
     assert shed.reason is RejectReason.MEMORY_TAKEN
