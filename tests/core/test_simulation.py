@@ -108,7 +108,7 @@ def order_about(sim: Simulator, seed: int, seconds: float = 300.0) -> list[Opera
     return orders
 
 
-def take_memory(sim: Simulator, seed: int, seconds: float = 300.0) -> None:
+def take_memory(sim: Simulator, seed: int, seconds: float = 300.0, tier_restarts: int = 3) -> None:
     """Others hold some of it, now more, now less, and give it all back in the end."""
     dice = Random(f"others {seed}")
     for name in ("n", "m"):
@@ -116,14 +116,14 @@ def take_memory(sim: Simulator, seed: int, seconds: float = 300.0) -> None:
             device, host = dice.choice([0, 6, 10, 14, 99]), dice.choice([0, 8, 99])
             sim.schedule(to_be_had(at, name, 2, device, host))
         sim.schedule(to_be_had(seconds, name, 2, 99, 99))
-    keep_kv(sim, seed, seconds)
+    keep_kv(sim, seed, seconds, tier_restarts)
 
 
-def keep_kv(sim: Simulator, seed: int, seconds: float) -> None:
+def keep_kv(sim: Simulator, seed: int, seconds: float, restarts: int) -> None:
     """Of the node n on a device, of the other on its host; their servers start again at times."""
     dice = Random(f"tiers {seed}")
     for name, device in (("n", "1"), ("m", "host")):
-        for at in (1.0, *(dice.uniform(1, seconds) for _ in range(3))):
+        for at in (1.0, *(dice.uniform(1, seconds) for _ in range(restarts))):
             sim.schedule(tier(at, name=name, device=device))
 
 

@@ -12,6 +12,7 @@ from controller.core.events import (
     TierResized,
     TimePassed,
 )
+from controller.core.fleet import Fleet
 from controller.core.lifecycle import Phase
 from controller.core.names import (
     Depth,
@@ -28,6 +29,7 @@ from controller.core.names import (
 )
 from controller.core.tiers import CALM_S, PATIENCE_S, RETRY_S
 from tests.core.fleets import Story, spec, tier, to_be_had
+from tests.core.test_simulation import FAULTS, ask_around, assert_settled, crowd, take_memory
 
 N = NodeId("n")
 
@@ -255,3 +257,20 @@ def test_changes_too_small_for_a_tier_are_none() -> None:
     assert story.fleet.books.tiers[N].order is not None
     assert story.fleet.books.tiers[N].order.to_bytes == 640 - 11
     assert story.fleet.replicas[ReplicaId("a#0")].phase is Phase.AWAKE
+
+
+def test_no_tier_is_larger_than_what_is_booked_for_it_whatever_its_answers() -> None:
+    assert sum(map(resizes_in_a_crowd, range(4))) > 10
+
+
+def resizes_in_a_crowd(seed: int) -> int:
+    def watch(fleet: Fleet) -> None:
+        for name, known in fleet.tiers.items():
+            assert sim.world.tiers.get(name, known.whole_bytes) <= known.booked_bytes
+
+    sim = crowd(seed, FAULTS, watcher=watch)
+    ask_around(sim, seed)
+    take_memory(sim, seed, tier_restarts=0)
+    sim.run()
+    assert_settled(sim)
+    return sum(isinstance(c, ResizeTier) for _, given in sim.journal for c in given)
