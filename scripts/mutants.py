@@ -7,8 +7,9 @@ Left alone, since no behaviour follows from it:
 
 - annotations, decorators, and values that are types (``NewType``, ``_is_alias``)
 - assertions and what is raised: what is always true, and our own mistakes
-- texts: strings (also as values of an enum's members), what stands in f-strings, what is told of a
-  replica for ``torpor why`` (``tell``), ``__str__`` and ``__repr__``
+- texts: strings, what stands in f-strings, what is told of a replica for ``torpor why`` (``tell``),
+  ``__str__`` and ``__repr__``
+- the values of an enum's members, of which their order counts at the most
 - from where and how far a ``version`` is counted: it only has to differ from the one before
 - False returned as None: both are no
 - a bound that has a name of its own in a module (``MOST_TRIED = 400``), by one: a matter of taste.
@@ -108,6 +109,11 @@ def changes(node: ast.AST) -> Iterator[ast.AST]:
 def _looked_at(tree: ast.AST, within: int | None) -> Iterator[tuple[ast.AST, int | None]]:
     if _says_nothing(tree):
         return
+    if isinstance(tree, ast.ClassDef) and _is_enum(tree):
+        for part in tree.body:
+            if not isinstance(part, ast.Assign):
+                yield from _looked_at(part, within)
+        return
     if (
         isinstance(tree, ast.Assign)
         and not tree.col_offset
@@ -143,6 +149,10 @@ def _says_nothing(node: ast.AST) -> bool:
         case ast.Assign(value=ast.Constant(value=str()) | ast.Call(func=ast.Name(id="NewType"))):
             return True
     return False
+
+
+def _is_enum(node: ast.ClassDef) -> bool:
+    return any(isinstance(base, ast.Name) and base.id in ("Enum", "IntEnum") for base in node.bases)
 
 
 def _is_alias(value: ast.expr) -> bool:

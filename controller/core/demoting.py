@@ -9,13 +9,11 @@ from controller.core.names import Cause, Depth
 
 
 def demote(books: Books, replica: Replica, goal: Goal) -> None:
-    """Down to the goal: at once if it sleeps or nobody uses it, else when its leases end."""
+    """Down to the goal: at once if it sleeps; else the plan sees when its drain has ended."""
     if replica.phase is Phase.ASLEEP:
         books.order_down(replica, goal)
-        return
-    books.drain(replica, goal)
-    if not replica.leases:
-        go_down(books, replica)
+    else:
+        books.drain(replica, goal)
 
 
 def go_down(books: Books, replica: Replica) -> None:

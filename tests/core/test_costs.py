@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from controller.core.commands import RejectRequest, StartEngine
 from controller.core.costs import REMEMBERED, CostTable, Took
-from controller.core.events import CostsFound, ModelAdded, ModelChanged, ModelRemoved
+from controller.core.events import (
+    CostsFound,
+    DemotionOrdered,
+    ModelAdded,
+    ModelChanged,
+    ModelRemoved,
+    RequestArrived,
+)
 from controller.core.fleet import Fleet
 from controller.core.lifecycle import Action
 from controller.core.names import (
@@ -13,7 +20,9 @@ from controller.core.names import (
     Footprint,
     Instant,
     ModelName,
+    OperationId,
     OrderTimes,
+    RequestId,
 )
 from tests.core.fleets import Story, node, policy, spec
 
@@ -44,6 +53,25 @@ def test_a_wake_is_guessed_by_where_it_comes_from() -> None:
     depths = (Depth.AWAKE, Depth.KV_RELEASED, Depth.LEVEL_1, Depth.LEVEL_2, Depth.STOPPED)
     assert [table.raising(A, depth) for depth in depths] == [0.0, 2.0, 3.0, 4.0, 1.0]
     assert [table.lowering(A, depth) for depth in depths[1:]] == [6.0, 6.0, 6.0, 7.0]
+
+
+def test_each_order_that_is_answered_teaches_what_it_took() -> None:
+    story = Story(spec("a", keeps_kv=True))
+    story.arrives("r", "a")
+    story.answers("a#0", after=5.0)
+    story.releases("r")
+    for number, (depth, after) in enumerate([(Depth.LEVEL_1, 2.5), (Depth.STOPPED, 3.5)]):
+        operation = OperationId(f"o{number}")
+        story.feed(DemotionOrdered(story.time, operation, A, depth))
+        if number == 0:
+            story.answers("a#0", after=0.5)
+        story.answers("a#0", after=after)
+    assert story.fleet.costs.of(A) == (
+        Took(Action.START, Depth.STOPPED, (5.0,)),
+        Took(Action.EXPORT, Depth.AWAKE, (0.5,)),
+        Took(Action.SLEEP, Depth.LEVEL_1, (2.5,)),
+        Took(Action.STOP, Depth.STOPPED, (3.5,)),
+    )
 
 
 def test_all_that_was_measured_of_a_model_is_told_and_of_no_other() -> None:
@@ -100,6 +128,19 @@ def test_costs_of_an_unknown_or_removed_model_are_nobodys() -> None:
     story.feed(CostsFound(story.time, B, (WAKE,), ()))
     assert story.fleet.costs.of(B) == ()
     assert WAKE not in story.fleet.costs.of(A)
+
+
+def test_nothing_is_left_of_a_model_that_is_gone() -> None:
+    story = Story(spec("a"))
+    story.feed(RequestArrived(story.time, RequestId("r"), A, tenant="x"))
+    story.answers("a#0")
+    books = story.fleet.books
+    assert books.popularity.of(A) > 0
+    story.releases("r")
+    story.feed(ModelRemoved(story.time, A))
+    story.answers("a#0")
+    assert A not in story.fleet.models
+    assert (books.costs.of(A), books.popularity.of(A)) == ((), 0.0)
 
 
 def test_a_model_that_is_changed_begins_anew() -> None:

@@ -52,3 +52,19 @@ def test_one_node_with_room_for_it_is_enough() -> None:
     assert not is_possible(rooms, asker, record, replica)
     fleet.handle(node(0.0, "m", host=5))
     assert is_possible(Rooms(fleet.books), asker, record, replica)
+
+
+@pytest.mark.parametrize(
+    ("size", "said"),
+    [
+        (100 << 20, "100.0 MiB"),
+        (100 << 30, "100.0 GiB"),
+        (512 << 20, "0.5 GiB"),
+        (1 << 20, "1.0 MiB"),
+        (1000, "1000 bytes"),
+    ],
+)
+def test_sizes_are_told_in_the_unit_that_suits_them(size: int, said: str) -> None:
+    [refusal] = Story(spec("a", size), device=1).arrives("r", "a")
+    assert isinstance(refusal, RejectRequest)
+    assert refusal.detail == f"needs {said}, budget 1 bytes"

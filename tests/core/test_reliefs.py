@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from controller.core.names import Depth, ModelName, ReplicaId
+from controller.core.events import RequestArrived
+from controller.core.fleet import Fleet
+from controller.core.lifecycle import Phase
+from controller.core.names import Depth, Instant, ModelName, NodeId, ReplicaId, RequestId
 from controller.core.reliefs import Share, offer
+from controller.core.rooms import Rooms, Verdict
 from controller.core.victims import Asker, later_victims, replicas_on
-from tests.core.fleets import Story, spec
+from tests.core.fleets import Story, good_answer, node, policy, spec
 
 
 def idle(asleep: int | None, cost_s: float) -> Share:
@@ -84,3 +88,25 @@ def test_later_come_those_who_are_rising_or_awake_for_too_short_a_time() -> None
     assert [victim.is_busy for victim in later] == [True, True]
     depths = {choice.depth for victim in later for choice in victim.choices}
     assert depths == {Depth.LEVEL_1, Depth.LEVEL_2}
+
+
+def test_a_drain_elsewhere_makes_no_room_here() -> None:
+    fleet = Fleet(policy(), [spec(name, 10) for name in "abcd"])
+
+    def asks(model: str) -> None:
+        at, name = Instant(1.0), ModelName(model)
+        fleet.handle(RequestArrived(at, RequestId(f"r-{model}"), name))
+
+    fleet.handle(node(0.0, devices=2, device=12))
+    for model in "ab":
+        asks(model)
+        fleet.handle(good_answer(fleet, f"{model}#0", Instant(1.0)))
+    for model in "cd":
+        asks(model)
+    for draining in (fleet.replicas[ReplicaId(f"{model}#0")] for model in "ab"):
+        assert draining.phase is Phase.DRAINING
+        assert draining.place is not None
+        [device] = draining.place.devices
+        asker = Asker(ModelName("c"))
+        fit = Rooms(fleet.books).at(NodeId("n")).fit(asker, draining.place, {device: 10})
+        assert (fit.verdict, fit.drains) == (Verdict.DRAINS, (draining.id,))
