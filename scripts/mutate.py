@@ -7,7 +7,7 @@ to the same question tells apart (equivalent ones) count as survivors, but for t
 
 First all tests run once, watched: which functions does each call, and how long does it take? A
 mutant is then met by the tests that call its function, the quickest first, until one fails; one
-that happens at import, by all of its module's. Each is played in a fork of a process that has
+that happens at import, by all. Each is played in a fork of a process that has
 imported pytest but nothing of ours, in which the module is what the mutant says. A test that takes
 many times its time has noticed the mutant, too (it is told apart), and hypothesis looks for no
 smaller example.
@@ -184,15 +184,12 @@ class Play:
 
     def meet(self, mutant: Mutant) -> list[str]:
         """The tests that may notice it, the quickest first."""
-        of = f"{mutant.file}:" if mutant.function is None else f"{mutant.file}:{mutant.function}"
-        is_exact = mutant.function is not None
+        called = f"{mutant.file}:{mutant.function}"
         met = [
             name
             for name, test in self.tests.items()
-            if any(f == of if is_exact else f.startswith(of) for f in test.functions)
+            if mutant.function is None or called in test.functions
         ]
-        if not met and not is_exact:
-            met = list(self.tests)
         return sorted(met, key=lambda name: self.tests[name].seconds)
 
     def begin(self, mutant: Mutant) -> int:

@@ -24,6 +24,7 @@ from controller.core.names import (
     OrderTimes,
     RequestId,
 )
+from controller.core.planning import is_at_rest
 from tests.core.fleets import Story, node, policy, spec
 
 A, B = ModelName("a"), ModelName("b")
@@ -136,11 +137,14 @@ def test_nothing_is_left_of_a_model_that_is_gone() -> None:
     story.answers("a#0")
     books = story.fleet.books
     assert books.popularity.of(A) > 0
+    assert books.tenants.last_turn(A, "x") == 1
     story.releases("r")
     story.feed(ModelRemoved(story.time, A))
     story.answers("a#0")
     assert A not in story.fleet.models
+    assert is_at_rest(books)
     assert (books.costs.of(A), books.popularity.of(A)) == ((), 0.0)
+    assert books.tenants.last_turn(A, "x") == 0
 
 
 def test_a_model_that_is_changed_begins_anew() -> None:

@@ -13,6 +13,7 @@ from controller.core.bulkheads import LiveLimits
 from controller.core.commands import SleepEngine
 from controller.core.conversations import ConversationLimits, Lifetimes
 from controller.core.events import LeaseFound, RequestArrived
+from controller.core.fleet import Fleet
 from controller.core.hanging import HangTimes
 from controller.core.names import (
     Cause,
@@ -127,3 +128,11 @@ def test_responses_may_be_frozen_unless_somebody_says_otherwise() -> None:
     assert RequestArrived(at, request, MODEL.name).can_freeze
     assert LeaseFound(at, request, replica).can_freeze
     assert not SleepEngine(OpId(1), replica, Depth.LEVEL_1, Cause.IDLE).keep
+
+
+def test_a_fleet_without_nodes_holds_nothing() -> None:
+    fleet = Fleet(POLICY)
+    assert fleet.policy is POLICY
+    assert (fleet.models, fleet.replicas, fleet.tiers, fleet.ledger.budgets) == ({}, {}, {}, {})
+    assert (fleet.waiting(), fleet.frozen(), fleet.changes) == (0, [], ())
+    assert fleet.next_deadline() == inf

@@ -4,14 +4,25 @@ from __future__ import annotations
 
 import pytest
 
-from controller.core.events import RequestArrived
+from controller.core.events import DemotionOrdered, LeaseReleased, RequestArrived
 from controller.core.fleet import Fleet
-from controller.core.lifecycle import Phase
-from controller.core.names import Depth, Instant, ModelName, NodeId, ReplicaId, RequestId
+from controller.core.ledger import HOST
+from controller.core.lifecycle import Phase, Place
+from controller.core.names import (
+    Depth,
+    DeviceId,
+    Footprint,
+    Instant,
+    ModelName,
+    NodeId,
+    OperationId,
+    ReplicaId,
+    RequestId,
+)
 from controller.core.reliefs import Share, offer
 from controller.core.rooms import Rooms, Verdict
 from controller.core.victims import Asker, later_victims, replicas_on
-from tests.core.fleets import Story, good_answer, node, policy, spec
+from tests.core.fleets import Story, good_answer, node, policy, sizes, spec
 
 
 def idle(asleep: int | None, cost_s: float) -> Share:
@@ -110,3 +121,22 @@ def test_a_drain_elsewhere_makes_no_room_here() -> None:
         asker = Asker(ModelName("c"))
         fit = Rooms(fleet.books).at(NodeId("n")).fit(asker, draining.place, {device: 10})
         assert (fit.verdict, fit.drains) == (Verdict.DRAINS, (draining.id,))
+
+
+def test_room_on_the_host_is_made_by_whoever_sleeps_there_on_any_device() -> None:
+    """``a`` needs the host as well; ``b``'s weights are there, and its device is another one."""
+    wide = {**sizes(10), Depth.AWAKE: Footprint(10, 5)}
+    fleet = Fleet(policy(), [spec("a", footprints=wide), spec("b", 12)])
+    fleet.handle(node(0.0, devices=2, device=12, host=12))
+    asked = RequestArrived(Instant(1.0), RequestId("r"), ModelName("b"))
+    fleet.handle(asked)
+    fleet.handle(good_answer(fleet, "b#0", Instant(2.0)))
+    fleet.handle(LeaseReleased(Instant(3.0), asked.request))
+    fleet.handle(DemotionOrdered(Instant(4.0), OperationId("o"), ModelName("b"), Depth.LEVEL_1))
+    fleet.handle(good_answer(fleet, "b#0", Instant(5.0)))
+    sleeper = fleet.replicas[ReplicaId("b#0")]
+    assert sleeper.place is not None
+    other = DeviceId("1" if sleeper.place.devices == ("0",) else "0")
+    place, need = Place(NodeId("n"), (other,)), {other: 10, HOST: 5}
+    fit = Rooms(fleet.books).at(NodeId("n")).fit(Asker(ModelName("a")), place, need)
+    assert [(move.replica, move.depth) for move in fit.moves] == [(sleeper.id, Depth.LEVEL_2)]

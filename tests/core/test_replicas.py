@@ -8,7 +8,13 @@ from typing import Any
 import pytest
 
 from controller.core.commands import Command, GrantLease, SleepEngine, StartEngine
-from controller.core.events import EngineLost, LeaseReleased, NodeLost, TimePassed, WakeOrdered
+from controller.core.events import (
+    EngineLost,
+    LeaseReleased,
+    NodeLost,
+    TimePassed,
+    WakeOrdered,
+)
 from controller.core.lifecycle import Phase
 from controller.core.names import (
     Depth,
@@ -168,3 +174,12 @@ def test_there_is_a_backup_of_what_is_used_or_pinned(
     story = on_two_nodes(replace(PAIR, pinned=pinned))
     story.feed(WakeOrdered(story.time, OperationId("o"), PAIR.name))
     assert starts(story.answers("a#0")) == expected
+
+
+def test_another_comes_up_only_when_all_that_are_awake_are_busy() -> None:
+    story = Story(spec("a", 5, replicas=3), device=30, busy_leases=1)
+    story.raises("r1", "a")
+    assert story.fleet.replicas[A1].phase is Phase.STARTING
+    story.arrives("r2", "a")
+    assert starts(story.answers("a#1")) == []  # both requests are at the first
+    assert starts(story.arrives("r3", "a")) == [("a#2", "n")]
