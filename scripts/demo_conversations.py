@@ -1,11 +1,12 @@
 """``make demo-conversations``: many conversations in turn over three engines with room for one.
 
-    python scripts/demo_conversations.py examples/round-robin.yaml [CONVERSATIONS] [TURNS]
+    python scripts/demo_conversations.py examples/round-robin.yaml [CONVERSATIONS] [TURNS] [AT_ONCE]
 
-Each conversation has a number of its own to keep in mind, and asks for it again in every turn.
-The same conversations are held once more under other names, each of them from beginning to end,
-model by model. Exit code 0 only if every answer is there and is the one that was given there, and
-every later turn found KV.
+AT_ONCE conversations are in a turn at a time; with one, the default, every turn makes its model
+take the room of another. Each conversation has a number of its own to keep in mind, and asks for it
+again in every turn. The same conversations are held once more under other names, each of them from
+beginning to end, model by model. Exit code 0 only if every answer is there and is the one that was
+given there, and every later turn found KV.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import re
 import socket
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from statistics import median, quantiles
 from typing import Any
@@ -24,6 +26,7 @@ from demonstration import Heard, ask, console, seconds, serving
 from controller.client import FleetClient
 
 ANSWER_TOKENS = 24
+_DEFAULTS = ("30", "2", "1")
 SUBJECTS = ("a lighthouse", "a railway station", "an orchard", "a harbour", "a library")
 QUESTIONS = (
     "Which number did I tell you?",
@@ -64,7 +67,7 @@ class Conversation:
 
 def main() -> int:
     config = sys.argv[1]
-    many, turns = (int(text) for text in [*sys.argv[2:4], "30", "2"][:2])
+    many, turns, at_once = _counts(sys.argv[2:])
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     url = f"http://127.0.0.1:{port}"
@@ -73,9 +76,10 @@ def main() -> int:
         models = [model.model for model in fleet.fleet().models]
         talks = _conversations(client, models, many, "round")
         began = time.perf_counter()
-        for _ in range(turns):
-            for talk in talks:
-                talk.turn()
+        for number in range(turns):
+            with ThreadPoolExecutor(at_once) as clients:
+                list(clients.map(Conversation.turn, talks))
+            console.print(f"turn {number + 1} of {turns}: {time.perf_counter() - began:.0f} s")
         took_s = time.perf_counter() - began
         alone = _conversations(client, models, many, "alone")
         for talk in sorted(alone, key=lambda one: models.index(one.model)):
@@ -83,6 +87,10 @@ def main() -> int:
                 talk.turn()
         statistics = fleet.conversations.list(limit=1).statistics
     return _told(talks, alone, took_s, statistics.total)
+
+
+def _counts(told: list[str]) -> list[int]:
+    return [int(text) for text in [*told, *_DEFAULTS[len(told) :]]]
 
 
 def _conversations(
