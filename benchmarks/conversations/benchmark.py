@@ -25,8 +25,8 @@ _NOTES = {
     ),
     "turns": (
         "hibernate_answer: the order's own answer, its end is hibernate. added_to_first_token: "
-        "to the turn that found all of it on the device; rehydrated by the turn itself from the "
-        "durable tier, or ordered before it into the host tier.",
+        "to the turn after it, which found all of it on the device; rehydrated by the turn itself "
+        "from the durable tier, or ordered before it into the host tier.",
     ),
 }
 

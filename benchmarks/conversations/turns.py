@@ -1,8 +1,8 @@
 """One conversation at a time that hibernates, and its next turn.
 
-A repeat: a first turn (*computed*), the same prompt again (*undisturbed*: from the engine's own
-cache); the conversation hibernates, the model sleeps and wakes, so that its device has forgotten
-too, and the prompt comes again (*rehydrated*: from the durable tier). Once more, with the order to
+A repeat: a first turn (*computed*); the conversation hibernates, the model sleeps and wakes, so
+that its device has forgotten too, and the prompt comes again (*rehydrated*: from the durable tier),
+and at once a third time (*undisturbed*: from the engine's own cache). Once more, with the order to
 rehydrate before the turn (*ordered*: from the host tier). The model is brought back by an order and
 asked one short prompt before, so no first token has a wake in it.
 """
@@ -59,13 +59,12 @@ class Turns:
             return answer
 
         turn(COMPUTED)
-        undisturbed = turn(UNDISTURBED)
         self._hibernate(id)
-        self._compare(turn(REHYDRATED), undisturbed, REHYDRATED)
+        self._compare(turn(REHYDRATED), turn(UNDISTURBED), REHYDRATED)
         self._hibernate(id)
         ordered = done(self._fleet.client.conversations.rehydrate(id))
         self._add("rehydrate", "s", ordered.seconds)
-        self._compare(turn(ORDERED), undisturbed, ORDERED)
+        self._compare(turn(ORDERED), turn(UNDISTURBED), ORDERED)
 
     def _hibernate(self, id: str) -> None:
         """And its engine forgets what lies on the device."""
