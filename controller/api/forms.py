@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from python_multipart import MultipartParser
-from python_multipart.exceptions import MultipartParseError
+from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import parse_options_header
 
 from controller.api.bodies import REMOVED, Call, model_name
@@ -25,7 +25,7 @@ def parse_form(raw: bytes, content_type: bytes) -> Call:
         parser = MultipartParser(boundary, form.callbacks())
         parser.write(raw)
         parser.finalize()
-    except MultipartParseError as error:
+    except FormParserError as error:
         raise ApiError("invalid_form", f"The form cannot be read: {error}") from None
     if not form.is_complete:
         raise ApiError("invalid_form", "The form ends too early.")

@@ -115,8 +115,8 @@ async def _left(receive: Receive) -> None:
 
 
 def _request(method: str, target: bytes, headers: Headers, body: bytes) -> httpx.Request:
-    url = httpx.URL(scheme="http", host="controller", raw_path=target)
+    """``target`` is asked for as it is: no URL is made of it, which would resolve its dots."""
     timeout = httpx.Timeout(None, connect=_CONNECT_S).as_dict()
-    return httpx.Request(
-        method, url, headers=headers, content=body, extensions={"timeout": timeout}
-    )
+    extensions = {"timeout": timeout, "target": target}
+    url = "http://controller/"
+    return httpx.Request(method, url, headers=headers, content=body, extensions=extensions)

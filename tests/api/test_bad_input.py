@@ -68,6 +68,13 @@ BAD: list[tuple[str, bytes, dict[str, str], int, str]] = [
         400,
         "invalid_form",
     ),
+    (
+        "/v1/audio/translations",
+        b"x",
+        {"content-type": f"multipart/form-data; boundary={'b' * 300}"},
+        400,
+        "invalid_form",
+    ),
     ("/v1/audio/translations", part("file", "x") + b"--b--\r\n", FORM, 400, "invalid_model"),
     ("/nowhere", b"", {}, 404, "unknown_route"),
     ("/v1/chat/completions/", b"{}", {}, 404, "unknown_route"),
