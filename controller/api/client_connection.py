@@ -6,6 +6,8 @@ llhttp (through httptools) parses. What it leaves open is settled here: how larg
 how long it may take; requests that come before the one before them was answered wait, and nothing
 more is read meanwhile; what is no HTTP gets a 400, or, where an answer is on its way, the end of
 the connection after it. An upgrade is declined as HTTP allows it: by answering the request.
+Who ends its own half of the connection has left, as with uvicorn: an end that is half looks like
+one that is whole, and requests hold engines.
 
 The application finds its exchange in the scope (``torpor.exchange``), for what costs less without
 ASGI. How long a body may take, and a client that takes nothing of its answer, is its to say.
@@ -280,6 +282,8 @@ class ClientConnection(asyncio.Protocol):
         if method == b"CONNECT":
             raise httptools.HttpParserError("no tunnels")
         kept = [pair for pair in self._headers if pair[0] not in _OF_UPGRADES]
+        if not self._parser.should_keep_alive():
+            kept.append((b"connection", b"close"))
         lines = [b"%b %b HTTP/%b" % (method, self._url, version), *(b"%b: %b" % p for p in kept)]
         return b"\r\n".join([*lines, b"", b""])
 

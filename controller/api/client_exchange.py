@@ -209,7 +209,10 @@ class ClientExchange:
                 self._wire.write(_CONTINUE)
 
     def _waits_to_be_asked(self) -> bool:
-        return any(n == b"expect" and v.lower() == b"100-continue" for n, v in self._asked)
+        """What HTTP/1.0 expects is nothing."""
+        return self._is_http_1_1 and any(
+            n == b"expect" and v.lower() == b"100-continue" for n, v in self._asked
+        )
 
     def _wake(self) -> None:
         if self._changed is not None:

@@ -335,6 +335,19 @@ def test_where_an_answer_ends(
     assert (b"transfer-encoding: chunked" in head) is rest.endswith(b"0\r\n\r\n")
 
 
+def test_who_upgrades_may_still_want_the_end() -> None:
+    said, is_closed = told(UPGRADES.replace(b"Upgrade\r", b"close, Upgrade\r"))
+    assert b"connection: close" in said
+    assert is_closed
+
+
+def test_http_1_0_is_not_told_to_go_on() -> None:
+    expects = EXPECTS.replace(b"HTTP/1.1", b"HTTP/1.0")
+    assert told(expects[:-11]) == (b"", False)
+    said, _ = told(expects[:-11], expects[-11:])
+    assert said.startswith(b"HTTP/1.1 200 ")
+
+
 async def test_leaving_is_told_at_once() -> None:
     left: list[str] = []
 
