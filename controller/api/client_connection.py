@@ -63,7 +63,8 @@ class ClientConnection(asyncio.Protocol):
         self._state = server_state
         self._app_state = app_state
         self._loop = _loop or asyncio.get_running_loop()
-        self._parser = httptools.HttpRequestParser(self)
+        self._parser: Any = httptools.HttpRequestParser(self)
+        """Holds the connection, as the connection holds it: let go of at the end."""
         self._line: deque[tuple[ClientExchange, Scope]] = deque()
         """Requests that were not answered; the first one is with the application."""
         self._arriving: ClientExchange | None = None
@@ -94,6 +95,7 @@ class ClientConnection(asyncio.Protocol):
         self._timer.cancel()
         self._is_deaf = self._is_lost = True
         self._unsent = b""
+        self._parser = None
         for exchange, _ in self._line:
             exchange.leave()
         self.resume_writing()
