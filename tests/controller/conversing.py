@@ -13,6 +13,7 @@ import httpx
 import openai
 import yaml
 
+from controller.api.client_connection import ClientConnection
 from controller.keyring import new_key
 from controller.settings import load
 from controller.wiring import assemble
@@ -131,7 +132,8 @@ async def conversing(
     file.write_text(yaml.safe_dump(raw | more))
     pool = LocalPool()
     controller = assemble(load(file, {"TORPOR_STATE_DIR": str(directory)}), pool)
-    async with lived(controller.app), running(controller.app, lifespan="off") as port:
+    serving = running(controller.app, lifespan="off", http=ClientConnection)
+    async with lived(controller.app), serving as port:
         secrets = {who: secret for who, (secret, _) in keys.items()}
         fleet = Fleet(f"http://127.0.0.1:{port}", secrets, pool.tier)
         try:
