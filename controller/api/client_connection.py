@@ -272,7 +272,8 @@ class ClientConnection(asyncio.Protocol):
                 self._parser = httptools.HttpRequestParser(self)
                 self._parser.feed_data(head)
                 try:
-                    return self._parser.feed_data(rest)
+                    self._parser.feed_data(rest)
+                    break
                 except httptools.HttpParserUpgrade as upgrade:
                     rest = rest[upgrade.args[0] :]
         except httptools.HttpParserError:
