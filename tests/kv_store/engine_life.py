@@ -33,7 +33,7 @@ class Life:
         self._http = httpx.AsyncClient(
             base_url=f"http://{started.endpoint.host}:{started.endpoint.port}",
             headers={"Authorization": f"Bearer {KEY}"},
-            timeout=120,
+            timeout=900,
         )
         return {"phases_s": started.phases_s}
 

@@ -30,7 +30,7 @@ from workers import demo_models
 pytestmark = [
     pytest.mark.engine,
     pytest.mark.asyncio(loop_scope="module"),
-    pytest.mark.timeout(600),
+    pytest.mark.timeout(1200),
 ]
 
 ROOT = Path(__file__).parents[2]
