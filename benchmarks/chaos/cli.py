@@ -24,6 +24,7 @@ def command(
         int, typer.Option(help="At least so often every fault; 0: as the requests last.", min=0)
     ] = 1,
     clients: Annotated[int, typer.Option(help="As many requests at a time.", min=1)] = 16,
+    each: Annotated[int, typer.Option(help="So many different ones of each model.", min=1)] = 12,
     faults: Annotated[
         str | None,
         typer.Option(
@@ -78,6 +79,7 @@ def command(
         requests=requests,
         rounds=rounds,
         clients=clients,
+        each=each,
         faults=tuple(faults.split(",")) if faults else (),
         hold_s=hold,
         max_wait_s=max_wait,
@@ -92,6 +94,7 @@ def command(
         "requests": requests,
         "rounds": rounds,
         "clients": clients,
+        "each": each,
         "faults": faults,
         "hold_s": hold,
         "carriers": carriers,
