@@ -6,6 +6,7 @@ from math import inf
 
 import pytest
 
+from controller.core.commands import RejectRequest
 from controller.core.events import (
     DemotionOrdered,
     EngineFailed,
@@ -22,6 +23,7 @@ from controller.core.names import (
     ModelName,
     ModelSpec,
     OperationId,
+    RejectReason,
     ReplicaId,
     RequestId,
 )
@@ -246,3 +248,23 @@ def test_what_is_frozen_goes_on_first_and_then_sleeps() -> None:
 def test_without_a_node_nothing_is_known_of_room() -> None:
     fleet = Fleet(policy(), [spec("a")])
     assert fleet.outlook(A).estimate_s == GUESS.start_s
+
+
+@pytest.mark.parametrize(("max_wait_s", "is_hopeless"), [(40.0, True), (400.0, False)])
+def test_who_cannot_be_served_in_time_any_more_is_told_at_once(
+    max_wait_s: float, is_hopeless: bool
+) -> None:
+    """And told when to come again: the model is started all the same."""
+    story = Story(spec("a"), restart_backoff_s=60.0)
+    story.arrives("r", "a", max_wait_s)
+    order = story.fleet.replicas[A0].order
+    assert order is not None
+    commands = story.feed(EngineFailed(story.time, order.op, A0, "broke"))
+    refused = [command for command in commands if isinstance(command, RejectRequest)]
+    assert bool(refused) is is_hopeless
+    for refusal in refused:
+        assert refusal.reason is RejectReason.WAIT_TOO_LONG
+        assert refusal.retry_after_s == pytest.approx(60.0 + GUESS.start_s)
+    story.answers("a#0")
+    passes(story, 60.0)
+    assert story.fleet.replicas[A0].phase is Phase.STARTING
