@@ -7,10 +7,9 @@ to the same question tells apart (equivalent ones) count as survivors, but for t
 
 First all tests run once, watched: which functions does each call, and how long does it take? A
 mutant is then met by the tests that call its function, the quickest first, until one fails; one
-that happens at import, by all. Each is played in a fork of a process that has
-imported pytest but nothing of ours, in which the module is what the mutant says. A test that takes
-many times its time has noticed the mutant, too (it is told apart), and hypothesis looks for no
-smaller example.
+that happens at import, by all. Each is played in a fork of a process that has imported pytest but
+nothing of ours, in which the module is what the mutant says. A test that takes many times its time
+has noticed the mutant, too (it is told apart), and hypothesis looks for no smaller example.
 
 mutmut and cosmic-ray were tried or looked at: the first one's trampolines make these simulations
 many times slower, the second changes files where they lie.
