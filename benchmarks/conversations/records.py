@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from array import array
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -33,7 +34,6 @@ _AT_ONCE = 200
 _PAGE, _PAGES = 100, 4
 """Conversations on a page, and pages of a kind in a repeat."""
 _DAY_S = 86_400
-_VOCABULARY = 49_152
 
 
 def measure(run: Run, options: Options, settings: Settings) -> None:
@@ -119,7 +119,7 @@ def _records(options: Options) -> Iterator[ConversationRecord]:
 async def _put(records: ConversationRecords, some: list[ConversationRecord], luck: Random) -> None:
     async with asyncio.TaskGroup() as together:
         for record in some:
-            tokens = luck.choices(range(_VOCABULARY), k=record.tokens)
+            tokens = array("I", luck.randbytes(4 * record.tokens))
             together.create_task(records.put(record, tokens))
 
 
