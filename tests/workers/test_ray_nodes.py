@@ -15,6 +15,7 @@ import psutil
 import pytest
 
 from controller.api.app import ApiSettings, create_app
+from controller.api.client_connection import ClientConnection
 from controller.core.commands import Command
 from controller.core.events import Event
 from controller.core.fleet import Fleet
@@ -274,7 +275,7 @@ async def test_what_ran_on_a_lost_node_goes_on_on_the_others(
     app = create_app(ApiSettings(), leases, control, Metrics())
     [first] = driver.fleet.ledger.budgets
     async with (
-        running(app) as port,
+        running(app, http=ClientConnection) as port,
         httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=120) as client,
     ):
 
