@@ -15,8 +15,8 @@ from redis.asyncio.retry import Retry
 from kv_store.settings import Redis as Settings
 
 _CONNECTIONS = 64
-_LIMIT_S = 5.0
-"""Of a wait for one; then the store is taken to be away."""
+_LIMIT_S = 60.0
+"""Of a wait for one; a store that is away is noticed sooner, by who has one."""
 
 
 def client_at(store: Settings | Path, retry: Retry | None = None) -> Redis:

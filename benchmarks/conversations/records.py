@@ -30,7 +30,7 @@ from kv_store.redis_client import client_at
 from kv_store.turns import digest
 
 TENANTS = 10
-_AT_ONCE = 200
+_AT_ONCE = 50
 _PAGE, _PAGES = 100, 4
 """Conversations on a page, and pages of a kind in a repeat."""
 _DAY_S = 86_400
