@@ -457,7 +457,6 @@ def test_figures_for_prometheus(fleet: LiveFleet) -> None:
         "torpor_demotions_total",
         'torpor_kv_prompt_tokens_total{model="smollm2",tier="host"}',
         'torpor_kv_exports_total{model="smollm2",outcome="ok"}',
-        'torpor_kv_recalls_total{model="smollm2",outcome=',
     ):
         assert f"\n{name}" in text
 
