@@ -8,6 +8,7 @@ import re
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import httpx
 
@@ -61,14 +62,7 @@ class Asker:
         self._clock = clock
 
     def ask(self, prompt: Prompt, tokens: int = 8, conversation: str = "") -> Answer:
-        body = {
-            "model": self._model,
-            "prompt": prompt,
-            "max_tokens": tokens,
-            "ignore_eos": True,
-            "temperature": 0,
-            "stream": True,
-        }
+        body = self._greedy(prompt, tokens) | {"stream": True}
         headers = {"x-conversation-id": conversation} if conversation else {}
         began = self._clock()
         try:
@@ -80,14 +74,7 @@ class Asker:
 
     def tokens(self, prompt: str, tokens: int) -> tuple[Found, tuple[int, ...]]:
         """Of a greedy answer as a whole."""
-        body = {
-            "model": self._model,
-            "prompt": prompt,
-            "max_tokens": tokens,
-            "ignore_eos": True,
-            "temperature": 0,
-            "return_token_ids": True,
-        }
+        body = self._greedy(prompt, tokens) | {"return_token_ids": True}
         try:
             response = self._http.post(_PATH, json=body)
         except httpx.TransportError as error:
@@ -97,6 +84,15 @@ class Asker:
         found = _FOUND.match(response.headers.get("x-torpor-kv", ""))
         (choice,) = response.json()["choices"]
         return _found(found), tuple(choice["token_ids"])
+
+    def _greedy(self, prompt: Prompt | str, tokens: int) -> dict[str, Any]:
+        return {
+            "model": self._model,
+            "prompt": prompt,
+            "max_tokens": tokens,
+            "ignore_eos": True,
+            "temperature": 0,
+        }
 
     def _read(self, response: httpx.Response, began: float) -> Answer:
         if response.status_code != 200:
