@@ -112,9 +112,7 @@ class Reply:
     def take(self, chunk: bytes, is_last: bool) -> bool:
         """The engine's next bytes; whether there is room for more."""
         self._tail = chunk[-4:] if len(chunk) >= 4 else (self._tail + chunk)[-4:]
-        self._client.say(chunk, is_last)
-        if is_last:
-            self.stage = Stage.ENDED
+        self._say(chunk, is_last)
         return not self._client.is_full
 
     async def translate(self, status: int, whole: bytes) -> None:
@@ -161,8 +159,11 @@ class Reply:
         self._client.begin(status, headers)
 
     async def _body(self, chunk: bytes, is_last: bool = False) -> None:
-        """Ended is what the client has been given to its end, not what waits to be taken."""
         await self.drained()
+        self._say(chunk, is_last)
+
+    def _say(self, chunk: bytes, is_last: bool) -> None:
+        """Ended is what the client has been given to its end, not what waits to be taken."""
         self._client.say(chunk, is_last)
         if is_last:
             self.stage = Stage.ENDED
