@@ -11,6 +11,8 @@ What goes to a destination that the server was not given stays in the host tier 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from lmcache.v1.distributed.api import ObjectKey
 from lmcache.v1.distributed.storage_controllers.store_policy import (
     DefaultStorePolicy,
@@ -26,7 +28,7 @@ class ByDestination(DefaultStorePolicy):  # type: ignore[misc]
     def select_store_targets(
         self, keys: list[ObjectKey], adapters: list[L2AdapterDescriptor]
     ) -> dict[int, list[ObjectKey]]:
-        return {each.index: _of(each.config.destination, keys) for each in adapters}
+        return {each.index: bound_for(each.config.destination, keys) for each in adapters}
 
 
 def register() -> None:
@@ -34,5 +36,5 @@ def register() -> None:
     register_store_policy(BY_DESTINATION, ByDestination)
 
 
-def _of(destination: str, keys: list[ObjectKey]) -> list[ObjectKey]:
+def bound_for(destination: str, keys: Iterable[ObjectKey]) -> list[ObjectKey]:
     return [key for key in keys if destination_of(key.cache_salt) == destination]

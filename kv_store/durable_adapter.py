@@ -30,8 +30,8 @@ from lmcache.v1.distributed.l2_adapters.base import L2AdapterInterface
 from lmcache.v1.memory_management import MemoryObj
 from lmcache.v1.platform import create_event_notifier
 
+from kv_store.destinations import bound_for
 from kv_store.forms import Chunk, Form
-from kv_store.keys import destination_of
 from kv_store.seals import Sealed
 
 _log = logging.getLogger(__name__)
@@ -154,7 +154,7 @@ class DurableAdapter(L2AdapterInterface):  # type: ignore[misc]
 
     def delete(self, keys: list[ObjectKey]) -> None:
         none: list[int] = []
-        keys = [keys[index] for index in self._ours(keys)]
+        keys = bound_for(self._destination, keys)
         sizes = self._reaching(lambda: self._drop(keys), none) if keys else none
         gone = [(key, size) for key, size in zip(keys, sizes, strict=False) if size > 0]
         if gone:
@@ -205,19 +205,12 @@ class DurableAdapter(L2AdapterInterface):  # type: ignore[misc]
             _log.warning("the store refuses: %s", error)
         return failed
 
-    def _ours(self, keys: Sequence[ObjectKey]) -> list[int]:
-        """Which of them go to this destination: all adapters are asked for all of them."""
-        return [
-            index
-            for index, key in enumerate(keys)
-            if destination_of(key.cache_salt) == self._destination
-        ]
-
     def _look(self, keys: Sequence[ObjectKey]) -> Bitmap:
-        ours = self._ours(keys)
-        found = self._find([keys[index] for index in ours]) if ours else []
-        there = {index for index, is_there in zip(ours, found, strict=True) if is_there}
-        return _bitmap([index in there for index in range(len(keys))])
+        """All adapters are asked for all keys."""
+        ours = bound_for(self._destination, keys)
+        found = self._find(ours) if ours else []
+        there = {key for key, is_there in zip(ours, found, strict=True) if is_there}
+        return _bitmap([key in there for key in keys])
 
     def _is_paused(self) -> bool:
         return time.monotonic() < self._paused_until
