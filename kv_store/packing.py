@@ -16,6 +16,7 @@ and unpacked there.
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any, Protocol
 
 import numpy as np
@@ -100,6 +101,7 @@ def _is_wide(dtype: torch.dtype) -> bool:
     return bool(dtype.is_floating_point) and dtype.itemsize > FP8.itemsize
 
 
+@cache
 def _widened(dtype: torch.dtype) -> Any:
     """What each byte stands for: looking it up is faster than torch's cast."""
     every = torch.arange(256, dtype=torch.uint8).view(FP8).to(dtype)
