@@ -26,7 +26,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from controller.core.books import Books
-from controller.core.demands import Demand, Urgency
 from controller.core.demoting import fitting_depth
 from controller.core.freezable import is_out_of_patience, may_freeze
 from controller.core.idle import DEEPEST_FROZEN
@@ -35,19 +34,14 @@ from controller.core.names import Depth, ReplicaId
 from controller.core.victims import Asker
 
 
-def freeze(books: Books, demand: Demand, drains: Iterable[ReplicaId]) -> None:
+def freeze(books: Books, asker: Asker, drains: Iterable[ReplicaId]) -> None:
     """Of these drains the first that still waits for responses; the next look takes the next."""
-    if not _is_out_of_patience(books, demand):
+    if not is_out_of_patience(books, asker):
         return
     busy = [books.replicas[name] for name in drains if books.replicas[name].leases]
     depths = [depth_to_freeze(books, replica) for replica in busy]
     if busy and depths[0] is not None and None not in depths:
         books.freeze(busy[0], depths[0])
-
-
-def _is_out_of_patience(books: Books, demand: Demand) -> bool:
-    can_drain = demand.urgency is Urgency.WAITED_FOR
-    return is_out_of_patience(books, Asker(demand.model, can_drain=can_drain, since=demand.since))
 
 
 def depth_to_freeze(books: Books, replica: Replica) -> Depth | None:

@@ -130,7 +130,7 @@ def _act(
     elif fit.moves:
         evict(books, fit, demand.model)
     else:
-        freeze(books, demand, fit.drains)
+        freeze(books, asker, fit.drains)
         rooms.at(fit.place.node).claim(fit)
 
 
