@@ -23,8 +23,7 @@ class LiveKVOrders:
         spec = self._driver.engines.get(known.model) if known is not None else None
         if known is None or spec is None or known.place is None:
             return None
-        ranks = spec.ranks
-        return KVPlace(known.place.node, spec.path, salt, ranks)
+        return KVPlace(known.place.node, spec.path, salt, spec.ranks)
 
     async def carry_out(self, place: KVPlace, order: KVOrder, prefix: Prefix) -> Placed:
         """A node that has gone took its host tier along; the durable one may be shared."""
