@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import httpx
 import pytest
@@ -20,18 +19,15 @@ from benchmarks.running import BenchError, Run
 from controller.client import FleetClient
 from controller.records_server import RecordsServer
 from kv_store.conversation_records import ConversationRecords
-from tests.controller.conversing import conversing, fake
+from tests.controller.conversing import conversing, fake, records_store
 
 FEW = Options(many=250, tokens=40, repeats=2)
 
 
 @pytest.fixture
 def store() -> Iterator[RecordsServer]:
-    with TemporaryDirectory(prefix="t-") as directory:
-        server = RecordsServer(Path(directory), Path(directory) / "s", lambda: None)
-        server.start()
-        yield server
-        server.stop()
+    with records_store() as running:
+        yield running
 
 
 def quiet() -> Run:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import httpx
@@ -15,6 +16,7 @@ import yaml
 
 from controller.api.client_connection import ClientConnection
 from controller.keyring import new_key
+from controller.records_server import RecordsServer
 from controller.settings import load
 from controller.wiring import assemble
 from tests.api.engine import running
@@ -28,6 +30,16 @@ MIB = 1 << 20
 def fake(name: str, **arguments: Any) -> dict[str, Any]:
     engine_args = {"device_bytes": 100 * MIB, "kv_bytes": 40 * MIB, **arguments}
     return {"name": name, "path": f"models-of-{name}", "kind": "fake", "engine_args": engine_args}
+
+
+@contextmanager
+def records_store() -> Iterator[RecordsServer]:
+    """A real Valkey; a short path, since its socket lies there."""
+    with TemporaryDirectory(prefix="t-") as directory:
+        server = RecordsServer(Path(directory), Path(directory) / "s", lambda: None)
+        server.start()
+        yield server
+        server.stop()
 
 
 @dataclass

@@ -6,12 +6,11 @@ import asyncio
 import random
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import pytest
 
 from controller.records_server import RecordsServer
-from tests.controller.conversing import Fleet, Talk, conversing, fake, hit
+from tests.controller.conversing import Fleet, Talk, conversing, fake, hit, records_store
 
 LONG = "one two three four five six seven eight"
 
@@ -24,12 +23,8 @@ async def fleet(tmp_path: Path) -> AsyncIterator[Fleet]:
 
 @pytest.fixture
 def store() -> Iterator[RecordsServer]:
-    """A real Valkey; a short path, since its socket lies there."""
-    with TemporaryDirectory(prefix="t-") as directory:
-        server = RecordsServer(Path(directory), Path(directory) / "s", lambda: None)
-        server.start()
-        yield server
-        server.stop()
+    with records_store() as running:
+        yield running
 
 
 async def test_the_next_turn_finds_the_last_one_and_its_answer(fleet: Fleet) -> None:

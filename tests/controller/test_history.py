@@ -10,7 +10,6 @@ import random
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import httpx
@@ -21,7 +20,7 @@ import pytest
 from controller.client import FleetClient
 from controller.records_server import RecordsServer
 from kv_store.redis_client import client_at
-from tests.controller.conversing import Fleet, conversing, fake
+from tests.controller.conversing import Fleet, conversing, fake, records_store
 from tests.controller.test_conversation_client import torpor
 from tests.controller.test_conversation_limits import statistics
 
@@ -30,12 +29,8 @@ KEY = base64.b64encode(bytes(range(32))).decode()
 
 @pytest.fixture
 def store() -> Iterator[RecordsServer]:
-    """A real Valkey; a short path, since its socket lies there."""
-    with TemporaryDirectory(prefix="t-") as directory:
-        server = RecordsServer(Path(directory), Path(directory) / "s", lambda: None)
-        server.start()
-        yield server
-        server.stop()
+    with records_store() as running:
+        yield running
 
 
 @pytest.fixture
