@@ -37,6 +37,7 @@ from controller.core.names import Depth, Footprint, Instant, ModelName, ModelSpe
 from controller.settings import vllm_distribution
 from workers.canary import fingerprint
 from workers.engine import EngineSpec, KVExport, Report
+from workers.whole_files import write_whole
 
 log = logging.getLogger("torpor.costs")
 
@@ -117,11 +118,8 @@ class CostRecords:
         if not self._is_pending:
             return
         self._is_pending = False
-        draft = self._path.with_name(f"{self._path.name}.draft")
         try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            draft.write_text(_File(version=1, models=self._known).model_dump_json())
-            draft.replace(self._path)
+            write_whole(self._path, _File(version=1, models=self._known).model_dump_json())
         except OSError as error:
             log.warning("measured costs cannot be kept: %s", error)
 

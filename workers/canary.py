@@ -25,11 +25,12 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
+
+from workers.whole_files import write_whole
 
 PROMPTS = ("The capital of France is", "1 2 3 4")
 NEW_TOKENS = 4
@@ -130,10 +131,7 @@ def load(path: Path | None, expected: str) -> Song | None:
 def save(path: Path | None, song: Song) -> None:
     if path is None:
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f"{path.name}.{os.getpid()}")
-    draft.write_text(json.dumps(asdict(song)))
-    draft.replace(path)
+    write_whole(path, json.dumps(asdict(song)))
 
 
 def _reply(raw: dict[str, Any]) -> Reply:
