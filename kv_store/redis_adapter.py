@@ -12,7 +12,8 @@ large ones took twice as long from Valkey 9.1.) Each operation is bounded by the
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from lmcache.v1.distributed.api import ObjectKey
@@ -28,6 +29,7 @@ from redis.exceptions import TimeoutError as Unanswered
 
 from kv_store.durable_adapter import NOT_ONE, DurableAdapter, Read, ToRead, ToWrite
 from kv_store.forms import Form
+from kv_store.redis_in_place import Place, options, read_into
 from kv_store.server_command import PASSWORD, REDIS, USERNAME
 from kv_store.settings import named
 
@@ -72,6 +74,7 @@ class RedisConfig(L2AdapterConfigBase):  # type: ignore[misc]
             socket_timeout=_LIMIT_S,
             socket_connect_timeout=_LIMIT_S,
             **tls,
+            **options(),
         )
 
 
@@ -89,7 +92,7 @@ class RedisAdapter(DurableAdapter):
     def _write(self, some: ToWrite) -> list[bool]:
         with self._redis.pipeline(transaction=False) as pipe:
             for key, (head, body) in some:
-                told: Any = {self._name(key) + _HEAD: head, self._name(key): body}
+                told: Any = {self._name(key) + _HEAD: head, self._name(key): memoryview(body)}
                 pipe.mset(told)
             return [answer is True for answer in pipe.execute(raise_on_error=False)]
 
@@ -101,11 +104,14 @@ class RedisAdapter(DurableAdapter):
 
     def _read(self, some: ToRead) -> list[Read | None]:
         names = [self._name(key) for key, _ in some]
-        answer: Any = self._redis.mget([*names, *(name + _HEAD for name in names)])
-        bodies, heads = answer[: len(some)], answer[len(some) :]
+        none: list[Place] = [None] * len(some)
+        with self._connection() as connection:
+            connection.send_command("MGET", *(name + _HEAD for name in names), *names)
+            answer = read_into(connection, [*none, *(buffer for _, buffer in some)])
+        heads, sizes = answer[: len(some)], answer[len(some) :]
         return [
-            _filled(buffer, body, head)
-            for (_, buffer), body, head in zip(some, bodies, heads, strict=True)
+            _filled(buffer, size, head)
+            for (_, buffer), size, head in zip(some, sizes, heads, strict=True)
         ]
 
     def _drop(self, keys: Sequence[ObjectKey]) -> list[int]:
@@ -115,6 +121,15 @@ class RedisAdapter(DurableAdapter):
                 pipe.strlen(name)
             pipe.unlink(*names, *(name + _HEAD for name in names))
             return [int(size) for size in pipe.execute()[:-1]]
+
+    @contextmanager
+    def _connection(self) -> Iterator[Any]:
+        pool = self._redis.connection_pool
+        connection = pool.get_connection()
+        try:
+            yield connection
+        finally:
+            pool.release(connection)
 
     def _leave(self) -> None:
         self._redis.connection_pool.disconnect()
@@ -130,11 +145,7 @@ def register(form: Form) -> None:
     register_l2_adapter_factory(REDIS, lambda config, _: RedisAdapter(config, form))
 
 
-def _filled(buffer: memoryview, body: bytes | None, head: bytes | None) -> Read | None:
-    if body is None:
+def _filled(buffer: memoryview, size: int | None, head: bytes | None) -> Read | None:
+    if size is None:
         return None
-    if head is None or len(body) > len(buffer):
-        return NOT_ONE
-    filled = buffer[: len(body)]
-    filled[:] = body
-    return head, filled
+    return (head, buffer[:size]) if head is not None and size <= len(buffer) else NOT_ONE
