@@ -1,9 +1,8 @@
 """Export, release, verify and delete inside LMCache's server: chunks addressed by token ids.
 
 LMCache copies each chunk to the durable tier as it is written to the host tier, once, and only
-logs a failure. *Export* is therefore: wait for what is under way, order again what is missing,
-and say where every chunk stands. It orders by handing keys to LMCache's own store loop, as if
-they had just been written, because the results of stores go to that loop and to nobody else.
+logs a failure. *Export* is therefore: wait for what is under way (``kv_store.server_stores``),
+order again what is missing, and say where every chunk stands.
 
 Lookups and loads are LMCache's too; their results are asked for by task, so they disturb nobody.
 An *object* is one chunk on one rank.
@@ -26,13 +25,12 @@ from lmcache.v1.multiprocess.engine_context import MPCacheServerContext
 
 from kv_store.keys import destination_of
 from kv_store.lmcache_client import Deleted, Exported, Placed, Prefix, Verified
+from kv_store.server_stores import Stores, Watch
 
+_SOON_S = 0.0005
 _POLL_S = 0.005
-_LONGEST_POLL_S = 0.25
-_SLOWER = 1.25
 _LAST_LOOK_S = 1.0
 _UNLOCK_S = 1.0
-_STILL_LOOKS = 4
 _AT_ONCE = 16
 _TAG = "torpor"
 
@@ -41,6 +39,7 @@ class Chunks:
     def __init__(self, context: MPCacheServerContext) -> None:
         self._context = context
         self._storage = context.storage_manager
+        self._stores = Stores(self._storage)
 
     async def export(self, prefix: Prefix, limit_s: float) -> Exported:
         keys, chunks = self._keys(prefix)
@@ -57,24 +56,33 @@ class Chunks:
             await self._export(keys, len(keys), limit_s)
 
     async def _export(self, keys: list[ObjectKey], chunks: int, limit_s: float) -> Exported:
+        with self._stores.watched(keys) as watch:
+            return await self._exported(keys, chunks, limit_s, watch)
+
+    async def _exported(
+        self, keys: list[ObjectKey], chunks: int, limit_s: float, watch: Watch
+    ) -> Exported:
         began = time.monotonic()
         until = began + limit_s
         before, written = await self._in_durable(keys, until), set[ObjectKey]()
         missing = [key for key in keys if key not in before]
         ordered: set[ObjectKey] = set()
         while missing and time.monotonic() < until:
-            underway = self._underway()
-            taken = underway | ordered
+            underway = self._stores.under_way()
+            taken = underway | ordered | watch.came
             again = [key for key in missing if key not in taken and self._held(key)]
             if again:
                 ordered.update(again)
-                self._order_store(again)
-            elif underway.isdisjoint(missing):
+                self._stores.order(again)
+                await self._stores.ended(missing, until)
+            elif underway.isdisjoint(missing) and watch.came.isdisjoint(missing):
                 break
-            await self._await_stores(missing, until)
+            else:
+                await self._stores.come(missing, watch, until)
+            untold = [key for key in missing if key not in watch.came]
             last_look = max(until, time.monotonic() + _LAST_LOOK_S)
-            written |= await self._in_durable(missing, last_look)
-            missing = [key for key in missing if key not in written]
+            written |= watch.came.intersection(missing) | await self._in_durable(untold, last_look)
+            missing = [key for key in untold if key not in written]
         return Exported(
             chunks=chunks,
             written=len(written),
@@ -104,7 +112,7 @@ class Chunks:
     async def delete(self, prefix: Prefix, limit_s: float) -> Deleted:
         until = time.monotonic() + limit_s
         keys, _ = self._keys(prefix)
-        await self._await_stores(keys, until)
+        await self._stores.ended(keys, until)
         durable = await self._in_durable(keys, until)
         from_host, in_use = await self._delete_held(keys, min(until, time.monotonic() + _UNLOCK_S))
         for adapter in self._adapters():
@@ -140,7 +148,7 @@ class Chunks:
     async def withdraw(self, prefix: Prefix, limit_s: float) -> Placed:
         until = time.monotonic() + limit_s
         keys, _ = self._keys(prefix)
-        await self._await_stores(keys, until)
+        await self._stores.ended(keys, until)
         held = [key for key in keys if self._held(key)]
         going = await self._in_durable(held, until)
         for adapter in self._adapters():
@@ -190,32 +198,10 @@ class Chunks:
         state = self._storage._l1_manager.get_object_state(key)
         return 0 if state is None else int(state.memory_obj.get_size())
 
-    def _underway(self) -> set[ObjectKey]:
-        """Waiting for LMCache's store loop, or handed to an adapter by it."""
-        controller = self._storage._store_controller
-        tasks = controller._in_flight_tasks.copy().values()
-        waiting = set(controller._listener._pending_keys)
-        return waiting.union(*(task.keys for task in tasks))
-
-    async def _await_stores(self, keys: list[ObjectKey], until: float) -> None:
-        """Asks LMCache's books: to look into the durable tier would slow down what is awaited.
-        Between waiting and handed over a key is for a moment in neither book, so only several
-        looks in a row are believed."""
-        pause_s, still = _POLL_S, 0
-        while (left_s := until - time.monotonic()) > 0:
-            still = still + 1 if self._underway().isdisjoint(keys) else 0
-            if still == _STILL_LOOKS:
-                return
-            await asyncio.sleep(min(_POLL_S if still else pause_s, left_s))
-            pause_s = min(pause_s * _SLOWER, _LONGEST_POLL_S)
-
-    def _order_store(self, keys: list[ObjectKey]) -> None:
-        self._storage._store_controller._listener.on_l1_keys_write_finished(keys)
-
     async def _in_durable(self, keys: Sequence[ObjectKey], until: float) -> set[ObjectKey]:
         """What does not answer by ``until`` has nothing."""
         found: set[ObjectKey] = set()
-        for adapter in self._adapters():
+        for adapter in self._adapters() if keys else ():
             task = adapter.submit_lookup_and_lock_task(list(keys), {})
             asked = partial(adapter.query_lookup_and_lock_result, task)
             with suppress(TimeoutError):
@@ -254,8 +240,8 @@ class Chunks:
 
 
 async def _result(query: Callable[[], Any]) -> Any:
-    while True:
-        result = query()
-        if result is not None:
-            return result
-        await asyncio.sleep(_POLL_S)
+    pause_s = _SOON_S
+    while (result := query()) is None:
+        await asyncio.sleep(pause_s)
+        pause_s = min(2 * pause_s, _POLL_S)
+    return result

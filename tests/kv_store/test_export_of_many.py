@@ -43,6 +43,8 @@ class Books:
 
     def submit_unlock(self, keys: list[ObjectKey]) -> None: ...
 
+    def register_listener(self, listener: object) -> None: ...
+
     def chunks(self) -> Chunks:
         manager = SimpleNamespace(_objects=self.objects, get_object_state=self.get_object_state)
         listener = SimpleNamespace(
