@@ -46,7 +46,7 @@ _SLICE_SHARE = 1 / 64
 """Of the host tier, at most."""
 _SLICES_AT_ONCE = 2
 """Of one recall; so the durable tier has always something to do."""
-_POLL_S = 0.005
+_POLL_S = 0.001
 _ATTACH_POLL_S = 0.05
 
 
