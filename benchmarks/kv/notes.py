@@ -19,7 +19,7 @@ _TRANSFER = (
     "order with its polling, into an empty host tier.",
 )
 _STORING = (
-    "throughput: prompt and answer tokens of four requests at once; prompts: 1,000 tokens in, 1 "
+    "throughput: prompt and answer tokens of four requests at once; prompts: 512 tokens in, 1 "
     "out; answers: 64 in, 96 out; not stored: the same model as a twin with keeps_kv false, in "
     "turns with it, the other one asleep.",
 )

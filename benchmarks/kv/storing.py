@@ -25,7 +25,7 @@ from controller.client import FleetClient
 from controller.settings import Settings
 
 _AT_ONCE = 4
-_ROUNDS = 2
+_ROUNDS = 4
 """In each repeat, so that neither side is always the first."""
 
 
@@ -40,7 +40,7 @@ class Work:
         return _AT_ONCE * (self.prompt + self.answer)
 
 
-WORK = (Work("prompts", 1000, 1), Work("answers", 64, 96))
+WORK = (Work("prompts", 512, 1), Work("answers", 64, 96))
 
 
 def measure(run: Run, settings: Settings, repeats: int) -> None:
