@@ -13,9 +13,10 @@ from benchmarks.conversations.cli import command as conversations
 from benchmarks.gateway.cli import command as gateway
 from benchmarks.kv.cli import command as kv
 from benchmarks.load.cli import command as load
+from benchmarks.publishing import publish
 from benchmarks.simulate.cli import command as simulate
 from benchmarks.wake.cli import command as wake
-from controller.cli_common import FAILED, Commands, Json
+from controller.cli_common import Commands, Json
 
 
 class Benchmarks(Commands):
@@ -88,38 +89,3 @@ def report(
     from benchmarks.result import read
 
     publish(read(result), None, plots, html, gate, json)
-
-
-def publish(
-    result: Any,
-    out_file: Path | None,
-    plots: Path | None,
-    html: Path | None,
-    gate: Path | None,
-    json: bool,
-) -> None:
-    """Everything that was asked for, of one result. Exits with 1 if it breaks a limit."""
-    from benchmarks.gate import breaches, read_gate
-    from benchmarks.tables import result_table
-    from controller.terminal import complain, out, print_json
-
-    limits = read_gate(gate) if gate else None
-    if out_file:
-        result.write(out_file)
-    if plots:
-        from benchmarks.plots import save_all
-
-        save_all(result, plots)
-    if html:
-        from benchmarks.report import write_page
-
-        write_page(result, html)
-    if json:
-        print_json(result.model_dump(mode="json"))
-    else:
-        out.print(result_table(result))
-    broken = breaches(limits, result) if limits else []
-    for sentence in broken:
-        complain(sentence)
-    if broken or not result.is_complete:
-        raise typer.Exit(FAILED)

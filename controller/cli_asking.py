@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from inspect import Parameter, Signature, signature
-from typing import TYPE_CHECKING, Any, get_type_hints
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from controller.cli_common import DEFAULT_URL, Json, Key, NoWait, Url, connect, finish
+from controller.cli_taking import taking
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -51,7 +51,7 @@ def orders(app: typer.Typer, **told: Any) -> Callable[[Order], Order]:
             with connect(url, key) as fleet:
                 finish(order(fleet, not no_wait, **own), json)
 
-        app.command(**told)(_taking(run, order, handed=2))
+        app.command(**told)(taking(run, order, handed=2, later=_LATER))
         return order
 
     return register
@@ -65,24 +65,10 @@ def shows(app: typer.Typer, **told: Any) -> Callable[[Look], Look]:
             with connect(url, key) as fleet:
                 _print(look(fleet, **own), json)
 
-        app.command(**told)(_taking(run, look, handed=1))
+        app.command(**told)(taking(run, look, handed=1, later=_LATER))
         return look
 
     return register
-
-
-def _taking(run: Any, command: Callable[..., object], handed: int) -> Callable[..., None]:
-    """``run`` as typer is to see it: what ``command`` takes, but for what it is handed, then its
-    own."""
-    hints = get_type_hints(command, localns=_LATER, include_extras=True)
-    own = list(signature(command).parameters.values())[handed:]
-    common = signature(run, eval_str=True).parameters.values()
-    taken = [each.replace(annotation=hints[each.name]) for each in own]
-    taken += [each for each in common if each.kind is not Parameter.VAR_KEYWORD]
-    run.__name__, run.__doc__ = command.__name__, command.__doc__
-    run.__signature__ = Signature(taken)
-    run.__annotations__ = {each.name: each.annotation for each in taken}
-    return run  # type: ignore[no-any-return]
 
 
 def _print(shown: Shown, json: bool) -> None:

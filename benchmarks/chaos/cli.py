@@ -7,10 +7,11 @@ from typing import Annotated
 
 import typer
 
-from benchmarks.cli_options import GateFile, Html, Out, Plots, Seed
-from controller.cli_common import FAILED, Json
+from benchmarks.cli_options import Seed
+from benchmarks.publishing import Outcome, published
 
 
+@published
 def command(
     config: Annotated[
         Path | None,
@@ -56,22 +57,15 @@ def command(
         Path | None, typer.Option(help="Leave the fleet's journal and logs here.")
     ] = None,
     seed: Seed = 0,
-    out: Out = None,
-    plots: Plots = None,
-    html: Html = None,
-    gate: GateFile = None,
-    json: Json = False,
-) -> None:
+) -> Outcome:
     """Kill, stop and slow the parts of a fleet of its own while it is asked, and see whether
     anything is lost, wrong or left."""
     from benchmarks.chaos.benchmark import measure
     from benchmarks.chaos.faults import parse
     from benchmarks.chaos.grounds import fake_settings
     from benchmarks.chaos.options import Options
-    from benchmarks.cli import publish
     from benchmarks.running import BenchError, Run, measuring
     from controller.settings import load
-    from controller.terminal import complain
 
     if (config is None) is not fake:
         raise BenchError("give one of CONFIG and --fake")
@@ -105,7 +99,5 @@ def command(
     result = measuring(
         Run("chaos", settings, seed), lambda run: measure(run, options, fleet, wrong)
     )
-    publish(result, out, plots, html, gate, json)
-    if wrong:
-        complain(f"{len(wrong)} complaints; the first: {wrong[0]}")
-        raise typer.Exit(FAILED)
+    complaint = f"{len(wrong)} complaints; the first: {wrong[0]}" if wrong else None
+    return Outcome(result, complaint)

@@ -7,10 +7,11 @@ from typing import Annotated
 
 import typer
 
-from benchmarks.cli_options import GateFile, Html, Out, Plots, Seed
-from controller.cli_common import Json
+from benchmarks.cli_options import Seed
+from benchmarks.publishing import Outcome, published
 
 
+@published
 def command(
     config: Annotated[
         Path | None,
@@ -29,14 +30,8 @@ def command(
         str | None, typer.Option(help="Only these.", show_default="records,turns")
     ] = None,
     seed: Seed = 0,
-    out: Out = None,
-    plots: Plots = None,
-    html: Html = None,
-    gate: GateFile = None,
-    json: Json = False,
-) -> None:
+) -> Outcome:
     """Conversations on record, pages of them, and what hibernating and coming back takes."""
-    from benchmarks.cli import publish
     from benchmarks.conversations.benchmark import measure
     from benchmarks.conversations.options import PARTS, Options
     from benchmarks.running import Run, measuring, parts_of
@@ -53,4 +48,4 @@ def command(
     }
     fleet = load(config) if config else None
     run = Run("conversations", settings, seed)
-    publish(measuring(run, lambda run: measure(run, options, fleet)), out, plots, html, gate, json)
+    return Outcome(measuring(run, lambda run: measure(run, options, fleet)))

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from benchmarks.cli_options import GateFile, Html, Out, Plots
-from controller.cli_common import Json
+from benchmarks.publishing import Outcome, published
 
 if TYPE_CHECKING:
     from benchmarks.gateway.options import Options
     from benchmarks.running import Run
 
 
+@published
 def command(
     engine: Annotated[
         str,
@@ -51,15 +51,9 @@ def command(
     memory_requests: Annotated[
         int, typer.Option(min=0, help="While memory is watched. 0: not measured.")
     ] = 100_000,
-    out: Out = None,
-    plots: Plots = None,
-    html: Html = None,
-    gate: GateFile = None,
-    json: Json = False,
-) -> None:
+) -> Outcome:
     """What the controller adds to a request: time, CPU, memory; the engine asked by turns
     directly and through it."""
-    from benchmarks.cli import publish
     from benchmarks.gateway.options import Options, parse_counts
     from benchmarks.running import Run, measuring
 
@@ -79,8 +73,7 @@ def command(
         memory_requests=memory_requests,
     )
     settings = {name: value for name, value in asdict(options).items() if name != "engine_key"}
-    result = measuring(Run("gateway", settings), lambda run: _measure(run, options))
-    publish(result, out, plots, html, gate, json)
+    return Outcome(measuring(Run("gateway", settings), lambda run: _measure(run, options)))
 
 
 def _measure(run: Run, options: Options) -> None:

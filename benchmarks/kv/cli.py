@@ -7,12 +7,13 @@ from typing import Annotated
 
 import typer
 
-from benchmarks.cli_options import GateFile, Html, Out, Plots, Seed
-from controller.cli_common import Json
+from benchmarks.cli_options import Seed
+from benchmarks.publishing import Outcome, published
 
 _DEFAULT_CONFIG = Path("fleet.yaml")
 
 
+@published
 def command(
     config: Annotated[
         Path | None,
@@ -35,15 +36,9 @@ def command(
         ),
     ] = None,
     seed: Seed = 0,
-    out: Out = None,
-    plots: Plots = None,
-    html: Html = None,
-    gate: GateFile = None,
-    json: Json = False,
-) -> None:
+) -> Outcome:
     """Export and prefetch against a plain copy; long prefixes restored and recomputed; the cost
     of storing; how far answers over compressed KV agree."""
-    from benchmarks.cli import publish
     from benchmarks.kv.benchmark import measure
     from benchmarks.kv.options import Options, parse_lengths, parse_parts
     from benchmarks.running import BenchError, Run, measuring
@@ -62,4 +57,4 @@ def command(
         "parts": list(options.parts),
     }
     run = Run("kv", settings, seed)
-    publish(measuring(run, lambda run: measure(run, options, fleet)), out, plots, html, gate, json)
+    return Outcome(measuring(run, lambda run: measure(run, options, fleet)))

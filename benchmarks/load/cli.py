@@ -7,10 +7,12 @@ from typing import Annotated
 
 import typer
 
-from benchmarks.cli_options import GateFile, Html, Out, Plots, Seed
-from controller.cli_common import Json, Key
+from benchmarks.cli_options import Seed
+from benchmarks.publishing import Outcome, published
+from controller.cli_common import Key
 
 
+@published
 def command(
     scenario: Annotated[
         str, typer.Argument(help="A shipped scenario's name, or a file.", metavar="SCENARIO")
@@ -48,14 +50,8 @@ def command(
         ),
     ] = None,
     seed: Seed = 0,
-    out: Out = None,
-    plots: Plots = None,
-    html: Html = None,
-    gate: GateFile = None,
-    json: Json = False,
-) -> None:
+) -> Outcome:
     """Open-loop load on a live fleet: arrivals never wait for answers."""
-    from benchmarks.cli import publish
     from benchmarks.load.benchmark import Options, measure, target_of
     from benchmarks.load.policies import chosen
     from benchmarks.running import Run, measuring
@@ -80,5 +76,4 @@ def command(
         "policies": list(options.policies),
     }
     run = Run("load", settings, seed)
-    result = measuring(run, lambda run: measure(run, asked, options, target))
-    publish(result, out, plots, html, gate, json)
+    return Outcome(measuring(run, lambda run: measure(run, asked, options, target)))

@@ -7,10 +7,11 @@ from typing import Annotated
 
 import typer
 
-from benchmarks.cli_options import GateFile, Html, Out, Plots, Seed, complaining
-from controller.cli_common import Json
+from benchmarks.cli_options import Seed, complaining
+from benchmarks.publishing import Outcome, published
 
 
+@published
 def command(
     scenario: Annotated[
         str | None, typer.Argument(help="A shipped scenario's name, or a file.", metavar="SCENARIO")
@@ -51,15 +52,9 @@ def command(
         bool, typer.Option(help="Keep who was where when, for plots: most of the file.")
     ] = True,
     seed: Seed = 0,
-    out: Out = None,
-    plots: Plots = None,
-    html: Html = None,
-    gate: GateFile = None,
-    json: Json = False,
-) -> None:
+) -> Outcome:
     """What a fleet would do: a scenario, or a journal, on the same core with simulated engines."""
     with complaining():
-        from benchmarks.cli import publish
         from benchmarks.running import BenchError, Run, measuring
         from benchmarks.simulate.playing import play, size
         from benchmarks.simulate.policies import chosen
@@ -80,5 +75,4 @@ def command(
             if not timelines:
                 run.timelines.clear()
 
-        result = measuring(Run("simulate", staged.settings, seed), simulate)
-        publish(result, out, plots, html, gate, json)
+        return Outcome(measuring(Run("simulate", staged.settings, seed), simulate))

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from benchmarks.cli_options import GateFile, Html, Out, Plots
-from controller.cli_common import Json, Key
+from benchmarks.publishing import Outcome, published
+from controller.cli_common import Key
 
 if TYPE_CHECKING:
     from benchmarks.wake.benchmark import Target
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 _DEFAULT_CONFIG = Path("fleet.yaml")
 
 
+@published
 def command(
     config: Annotated[
         Path | None,
@@ -49,14 +50,8 @@ def command(
         Path | None,
         typer.Option(help="Write the costs for torpor simulate, as YAML.", metavar="FILE"),
     ] = None,
-    out: Out = None,
-    plots: Plots = None,
-    html: Html = None,
-    gate: GateFile = None,
-    json: Json = False,
-) -> None:
+) -> Outcome:
     """Cold start, sleep, wake, first token after each, switches; bytes and seconds by phase."""
-    from benchmarks.cli import publish
     from benchmarks.running import Run, measuring
     from benchmarks.wake.benchmark import measure
     from benchmarks.wake.export import cost_table
@@ -83,7 +78,7 @@ def command(
     result = measuring(Run("wake", settings), lambda run: measure(run, options, target))
     if export_costs:
         cost_table(result).write(export_costs)
-    publish(result, out, plots, html, gate, json)
+    return Outcome(result)
 
 
 def _target(config: Path | None, url: str | None, key: str | None, fake: bool) -> Target:
