@@ -37,6 +37,9 @@ def command(
     hold: Annotated[
         float, typer.Option(help="Seconds for which a part is stopped or slowed.", min=0.1)
     ] = 2.0,
+    calm: Annotated[
+        float, typer.Option(help="Seconds between a fault and the next, at most.", min=0.0)
+    ] = 1.0,
     max_wait: Annotated[
         float, typer.Option(help="Seconds that a request may wait for its model.", min=1.0)
     ] = 60.0,
@@ -76,6 +79,7 @@ def command(
         each=each,
         faults=tuple(faults.split(",")) if faults else (),
         hold_s=hold,
+        calm_s=calm,
         max_wait_s=max_wait,
         recovers_s=recovers,
         keeps_store=own_store,
@@ -91,6 +95,7 @@ def command(
         "each": each,
         "faults": faults,
         "hold_s": hold,
+        "calm_s": calm,
         "carriers": carriers,
         "own_store": own_store,
     }

@@ -20,6 +20,8 @@ class Options:
     """Names as ``kill-engine``; none: every one that the fleet has a part for."""
     hold_s: float = 2.0
     """About how long a part is stopped or slowed."""
+    calm_s: float = 1.0
+    """From one fault to the next, at most."""
     max_wait_s: float = 60.0
     """For a grant; told to the fleet with every request."""
     recovers_s: float = 120.0

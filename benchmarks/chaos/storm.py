@@ -27,7 +27,6 @@ from benchmarks.running import Say
 
 _AT_ONCE = 0.25
 """Share of the faults after which the next does not wait."""
-_LONGEST_PAUSE_S = 1.0
 _CONTROLLER_RESTS_S = 22.0
 """A supervisor gives up on a controller that dies again and again within a few seconds."""
 
@@ -57,14 +56,14 @@ class Record:
     rounds: int = 0
 
 
-def faults(kinds: Mapping[Kind, Sequence[str]], hold_s: float, dice: Random) -> list[Fault]:
+def faults(kinds: Mapping[Kind, Sequence[str]], options: Options, dice: Random) -> list[Fault]:
     """One round: each kind once, in a new order, on one of the models it may be done to."""
     return [
         Fault(
             kind,
             dice.choice(kinds[kind]),
-            hold_s * dice.uniform(0.5, 1.5),
-            dice.uniform(0.0, _LONGEST_PAUSE_S),
+            options.hold_s * dice.uniform(0.5, 1.5),
+            dice.uniform(0.0, options.calm_s),
             dice.random() >= _AT_ONCE,
         )
         for kind in dice.sample(list(kinds), len(kinds))
@@ -99,7 +98,7 @@ class Storm:
         async with asyncio.TaskGroup() as running:
             for number in count():
                 dice = Random(f"storm {self._options.seed} {number}")
-                for fault in faults(kinds, self._options.hold_s, dice):
+                for fault in faults(kinds, self._options, dice):
                     if self._is_enough():
                         return
                     one = running.create_task(self._one(fault))

@@ -156,8 +156,8 @@ def test_the_same_seed_asks_and_breaks_the_same() -> None:
 
     assert asked(1) == asked(1) != asked(2)
     kinds = dict.fromkeys(parse(()), ("a", "b"))
-    one = faults(kinds, 2.0, Random(1))
-    assert one == faults(kinds, 2.0, Random(1)) != faults(kinds, 2.0, Random(2))
+    one = faults(kinds, Options(), Random(1))
+    assert one == faults(kinds, Options(), Random(1)) != faults(kinds, Options(), Random(2))
     assert {fault.kind.name for fault in one} == set(KINDS)
 
 
