@@ -26,6 +26,18 @@ def cheapest(
     return branches.best
 
 
+def can_be_cheaper(lacking: Amounts, known: Sequence[Step], victims: Sequence[Victim]) -> bool:
+    """Not if all choices that cost less than what is known, together, do not make the room."""
+    paid = _total(known)
+    short = {resource: amount for resource, amount in lacking.items() if amount > 0}
+    for victim in victims:
+        cheaper = [choice.relief for choice in victim.choices if price(victim, choice) < paid]
+        if cheaper:
+            for resource in short:
+                short[resource] -= max([0, *[relief.get(resource, 0) for relief in cheaper]])
+    return all(amount <= 0 for amount in short.values())
+
+
 def _useful(lacking: Amounts, victims: Sequence[Victim]) -> list[tuple[Victim, list[Choice]]]:
     """Without the choices that free nothing of what is lacking. Whoever frees most comes first:
     then it soon shows that the others cannot make the room."""
@@ -41,6 +53,13 @@ def _useful(lacking: Amounts, victims: Sequence[Victim]) -> list[tuple[Victim, l
 NOTHING_PAID: Price = (0, 0, 0, 0.0, 0.0, 0, 0)
 
 
+def _total(steps: Sequence[Step]) -> Price:
+    paid = NOTHING_PAID
+    for step in steps:
+        paid = _plus(paid, price(*step))
+    return paid
+
+
 def _plus(paid: Price, more: Price) -> Price:
     return (
         paid[0] + more[0],
@@ -53,6 +72,10 @@ def _plus(paid: Price, more: Price) -> Price:
     )
 
 
+_Branch = tuple[Step, Price, tuple[int, ...], int]
+"""A step, its price, what it frees of what is lacking, and what it takes of the host."""
+
+
 class _Branches:
     def __init__(
         self,
@@ -61,23 +84,26 @@ class _Branches:
         known: Sequence[Step] | None,
     ) -> None:
         self.best = None if known is None else list(known)
-        self.best_price = None if known is None else NOTHING_PAID
-        for victim, choice in known or ():
-            self.best_price = _plus(self.best_price or NOTHING_PAID, price(victim, choice))
+        self.best_price = None if known is None else _total(known)
         self.tried = 0
-        self.rows = [
-            [
-                (
-                    (victim, choice),
-                    price(victim, choice),
-                    tuple([choice.relief.get(r, 0) for r in resources]),
-                    min(0, choice.relief.get(HOST, 0)),
-                )
-                for choice in choices
-            ]
-            for victim, choices in rows
-        ]
+        rated = ([(v, c, price(v, c)) for c in choices] for v, choices in rows)
+        self.rows = [row for each in rated if (row := self._row(resources, each))]
         self.reach = self._reaches(len(resources))
+
+    def _row(
+        self, resources: Sequence[DeviceId], rated: Sequence[tuple[Victim, Choice, Price]]
+    ) -> list[_Branch]:
+        """Without what by itself costs as much as what is known."""
+        return [
+            (
+                (victim, choice),
+                paid,
+                tuple([choice.relief.get(r, 0) for r in resources]),
+                min(0, choice.relief.get(HOST, 0)),
+            )
+            for victim, choice, paid in rated
+            if self.best_price is None or paid < self.best_price
+        ]
 
     def _reaches(self, count: int) -> list[list[int]]:
         """What all rows from each on free at the most."""

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from itertools import zip_longest
 
-from controller.core.cheapest import cheapest
+from controller.core.cheapest import can_be_cheaper, cheapest
 from controller.core.choices import Choice, Move, Step, Victim
 from controller.core.ledger import HOST, Amounts
 from controller.core.names import Eviction, ReplicaId
@@ -37,7 +37,7 @@ def make_room(
             break
         search.try_step(victim, choice)
     found = search.result()
-    if by is Eviction.COST and found != []:
+    if by is Eviction.COST and (found is None or can_be_cheaper(lacking, found, victims)):
         likely = sorted(victims, key=lambda v: (v.is_busy, *right_to_stay(v, _first(v), by)))
         found = cheapest(lacking, host_free, likely, found)
     if found is None:
