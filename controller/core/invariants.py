@@ -22,8 +22,14 @@ from controller.core.lifecycle import (
     Replica,
 )
 from controller.core.names import DeviceId
+from controller.core.placement import work_out_need
 from controller.core.planning import STEPS
-from controller.core.victims import work_out_choices, work_out_coming, work_out_offer
+from controller.core.victims import (
+    work_out_choices,
+    work_out_coming,
+    work_out_offer,
+    work_out_victim,
+)
 
 
 def check(fleet: Fleet) -> None:
@@ -161,11 +167,18 @@ def _check_indexes(fleet: Fleet) -> None:
     for name, coming in books.reliefs.coming.items():
         replica = books.replicas[name]
         _demand(coming == work_out_coming(books, replica), f"{name}: stale relief", replica)
+    for name, need in books.reliefs.needs.items():
+        replica = books.replicas[name]
+        _demand(need == work_out_need(books, replica), f"{name}: a stale need", replica)
+    for name, rows in books.reliefs.idle.items():
+        replica = books.replicas[name]
+        fresh = {regard: work_out_victim(books, replica, regard) for regard in rows}
+        _demand(rows == fresh, f"{name}: regarded as before", replica)
     for (node, device), offers in list(books.reliefs.offers.items()):
         for depth, offer in offers.items():
             books.reliefs.shares.clear()
-            fresh = work_out_offer(books, node, device, depth)
-            _demand(offer == fresh, f"{node} {device}: a stale offer")
+            worked_out = work_out_offer(books, node, device, depth)
+            _demand(offer == worked_out, f"{node} {device}: a stale offer")
 
 
 def _check_rest(fleet: Fleet) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from itertools import islice
 
 from controller.core.books import Books
-from controller.core.ledger import HOST, spread
+from controller.core.ledger import HOST, Amounts, spread
 from controller.core.lifecycle import Place, Replica
 from controller.core.models import ModelRecord
 from controller.core.names import Depth, DeviceId, Footprint
@@ -22,11 +22,18 @@ GIB = 1024**3
 def fit_asleep(rooms: Rooms, asker: Asker, replica: Replica) -> Fit:
     """Whether a sleeper can wake where it is."""
     assert replica.place is not None
-    awake = replica.held.union(rooms.books.footprint(replica, Depth.AWAKE))
-    held = rooms.books.ledger.held(replica.id, replica.place.node)
+    needs = rooms.books.reliefs.needs
+    if replica.id not in needs:
+        needs[replica.id] = work_out_need(rooms.books, replica)
+    return rooms.at(replica.place.node).fit(asker, replica.place, needs[replica.id])
+
+
+def work_out_need(books: Books, replica: Replica) -> Amounts:
+    assert replica.place is not None
+    awake = replica.held.union(books.footprint(replica, Depth.AWAKE))
+    held = books.ledger.held(replica.id, replica.place.node)
     after = spread(awake, replica.place.devices)
-    need = {r: amount - held.get(r, 0) for r, amount in after.items()}
-    return rooms.at(replica.place.node).fit(asker, replica.place, need)
+    return {r: amount - held.get(r, 0) for r, amount in after.items()}
 
 
 def fit_cold(rooms: Rooms, asker: Asker, record: ModelRecord) -> Fit | None:

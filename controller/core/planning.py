@@ -99,7 +99,9 @@ def _call_back(books: Books, replicas: list[Replica]) -> None:
 
 def _due(books: Books) -> list[Replica]:
     late = books.agenda.late(books.now)
-    return [replica for replica in books.replicas.values() if replica.id in late] if late else []
+    if len(late) < 2:
+        return [books.replicas[name] for name in late]
+    return [replica for replica in books.replicas.values() if replica.id in late]
 
 
 def carry_on(books: Books) -> None:

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 from math import fsum
 
-from controller.core.choices import Choice
+from controller.core.choices import Choice, Victim
 from controller.core.idle import RUNGS
 from controller.core.ledger import Amounts
 from controller.core.lifecycle import Replica
@@ -26,6 +26,9 @@ from controller.core.names import Depth, DeviceId, NodeId, ReplicaId
 
 Choices = tuple[Choice, ...]
 """One for each of RUNGS, also for those that are not deeper than the replica is."""
+Regard = tuple[Depth, Depth, bool]
+"""How an asker looks at a victim: the depth it prefers, the deepest it may ask for, and whether
+somebody else wants it."""
 _ROUNDING = 1e-9
 """By which sums of floats in another order may differ, amply."""
 
@@ -130,19 +133,26 @@ class Reliefs:
         """By the depth that an eviction prefers."""
         self.shares: dict[ReplicaId, dict[Depth, Share]] = {}
         """Likewise."""
+        self.idle: dict[ReplicaId, dict[Regard, Victim]] = {}
+        """Of those that nobody uses."""
+        self.needs: dict[ReplicaId, Amounts] = {}
+        """What a sleeper takes more when it wakes where it is."""
 
     def forget(self, replica: Replica) -> None:
         self.choices.pop(replica.id, None)
         self.coming.pop(replica.id, None)
+        self.needs.pop(replica.id, None)
         self.forget_use(replica)
 
     def forget_use(self, replica: Replica) -> None:
         """Whether it is idle, and what follows."""
         self.shares.pop(replica.id, None)
+        self.idle.pop(replica.id, None)
         if replica.place is not None:
             for device in replica.place.devices:
                 self.offers.pop((replica.place.node, device), None)
 
     def forget_uses(self) -> None:
         self.shares.clear()
+        self.idle.clear()
         self.offers.clear()

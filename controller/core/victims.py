@@ -11,7 +11,7 @@ from controller.core.idle import DEEPEST_FROZEN, RUNGS
 from controller.core.ledger import HOST, Amounts, spread
 from controller.core.lifecycle import RISING, Phase, Replica
 from controller.core.names import NEVER, Depth, DeviceId, Instant, ModelName, NodeId, ReplicaId
-from controller.core.reliefs import Choices, Offer, Share, between, offer, share
+from controller.core.reliefs import Choices, Offer, Regard, Share, between, offer, share
 
 SOON_VICTIMS = (Phase.AWAKE, Phase.ASLEEP, *RISING)
 
@@ -193,13 +193,26 @@ def _is_stuck(books: Books, replica: Replica) -> bool:
 
 
 def _victim(books: Books, replica: Replica, asker: Asker, deepest: Depth) -> Victim:
+    """Kept for those that nobody uses."""
+    is_wanted = replica.model in asker.behind or books.models[replica.model].is_due_awake
+    regard = (asker.evict_to, deepest, is_wanted)
+    if replica.leases or replica.phase in RISING:
+        return work_out_victim(books, replica, regard)
+    kept = books.reliefs.idle.setdefault(replica.id, {})
+    if regard not in kept:
+        kept[regard] = work_out_victim(books, replica, regard)
+    return kept[regard]
+
+
+def work_out_victim(books: Books, replica: Replica, regard: Regard) -> Victim:
+    evict_to, deepest, is_wanted = regard
     return Victim(
         replica=replica.id,
         is_busy=_is_busy(replica),
         is_awake=replica.phase is not Phase.ASLEEP,
-        is_wanted=replica.model in asker.behind or books.models[replica.model].is_due_awake,
+        is_wanted=is_wanted,
         idle_since=replica.idle_since,
-        choices=_choices(books, replica, asker.evict_to, deepest),
+        choices=_choices(books, replica, evict_to, deepest),
         wants=books.popularity.of(replica.model),
         is_stuck=_is_stuck(books, replica),
     )
