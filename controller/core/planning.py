@@ -81,10 +81,9 @@ def grant(books: Books) -> None:
     for model in list(books.backlog.by_model):
         replicas = books.models[model].replicas
         _call_back(books, replicas)
-        while waiting := next_turn(books, model):
+        while is_served(replicas) and (waiting := next_turn(books, model)):
             replica = pick_to_serve(replicas, waiting.affinity, books.policy.busy_leases)
-            if replica is None:
-                break
+            assert replica is not None
             books.backlog.remove(waiting.request)
             books.grant(waiting, replica, waiting.arrived)
 
