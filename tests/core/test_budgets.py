@@ -5,13 +5,21 @@ from __future__ import annotations
 from dataclasses import replace
 
 from controller.core.commands import GrantLease, RejectRequest, SleepEngine, StopEngine
-from controller.core.events import LeaseReleased, RequestArrived, TimePassed
+from controller.core.events import (
+    DemotionOrdered,
+    LeaseReleased,
+    RequestArrived,
+    TimePassed,
+    WakeOrdered,
+)
 from controller.core.lifecycle import Phase
 from controller.core.names import (
     Cause,
     Depth,
     ModelName,
+    ModelSpec,
     NodeId,
+    OperationId,
     Priority,
     RejectReason,
     ReplicaId,
@@ -158,3 +166,65 @@ def test_what_was_taken_is_known_of_a_node_that_joins_later() -> None:
     story.feed(node(2.0, "m", device=24))
     assert list(story.fleet.ledger.taken(NodeId("m")).values()) == [10, 0]
     assert not story.fleet.ledger.is_cut(NodeId("n"))
+
+
+def over_its_host(*specs: ModelSpec) -> Story:
+    """``p`` sleeps at level 1 and is pinned, so that its ten stay on the host."""
+    story = Story(*specs, spec("p", 10, pinned=True))
+    story.raises("rp", "p")
+    story.releases("rp")
+    sleeps(story, "p", Depth.LEVEL_1)
+    return story
+
+
+def sleeps(story: Story, model: str, depth: Depth) -> None:
+    name = ModelName(model)
+    story.feed(DemotionOrdered(story.time, OperationId(f"o-{model}"), name, depth))
+    story.answers(f"{model}#0")
+
+
+def test_who_needs_nothing_of_the_host_wakes_though_the_host_is_over_its_budget() -> None:
+    story = over_its_host(spec("a", 20), spec("b", 20))
+    for model in "ab":
+        story.raises(f"r{model}", model)
+        story.releases(f"r{model}")
+        if model == "a":
+            sleeps(story, "a", Depth.LEVEL_2)
+    assert taken(story, 24, host=5) == []
+    (evicted,) = story.feed(WakeOrdered(story.time, OperationId("up"), ModelName("a")))
+    assert isinstance(evicted, SleepEngine)
+    assert (evicted.replica, evicted.depth) == ("b#0", Depth.LEVEL_2)
+
+
+def test_where_all_is_too_little_nobody_gives_what_nobody_lacks() -> None:
+    """The device is full to the byte: to stop ``a`` would free one there, which is not asked."""
+    story = over_its_host(spec("a", 10), spec("c", 22, pinned=True))
+    story.raises("ra", "a")
+    story.releases("ra")
+    sleeps(story, "a", Depth.LEVEL_1)
+    story.raises("rc", "c")
+    story.releases("rc")
+    (deeper,) = taken(story, 24, host=0)
+    assert isinstance(deeper, SleepEngine)
+    assert (deeper.replica, deeper.depth) == ("a#0", Depth.LEVEL_2)
+
+
+def test_where_all_is_too_little_a_single_byte_is_given() -> None:
+    story = Story(spec("a", 10), spec("p", 20, pinned=True))
+    story.raises("ra", "a")
+    story.releases("ra")
+    sleeps(story, "a", Depth.LEVEL_2)
+    story.raises("rp", "p")
+    (stop,) = taken(story, 5)
+    assert isinstance(stop, StopEngine)
+    assert stop.replica == "a#0"
+
+
+def test_who_must_not_go_deeper_than_the_host_allows_stays_awake() -> None:
+    story = Story(spec("a", 20, deepest=Depth.LEVEL_1), spec("b", 20), host=20)
+    story.raises("ra", "a")
+    story.arrives("rb", "b")
+    assert phase(story, "a#0") is Phase.DRAINING
+    taken(story, 24, host=5)
+    story.releases("ra")
+    assert phase(story, "a#0") is Phase.AWAKE

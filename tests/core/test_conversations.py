@@ -205,6 +205,17 @@ def test_a_turn_after_a_deletion_begins_anew() -> None:
     assert not one.is_over
 
 
+def test_what_is_deleted_is_over_until_somebody_asks_again() -> None:
+    one = Conversation(Residency.HIBERNATED)
+    line(one, Act.DELETE)
+    assert not one.is_over
+    one.ended(1, Outcome.DONE)
+    assert one.is_over is True
+    one.ask(Job(2, Act.TURN))
+    one.ended(2, Outcome.DONE)
+    assert not one.is_over
+
+
 def test_a_deletion_that_failed_leaves_the_conversation() -> None:
     one = Conversation(Residency.HIBERNATED)
     line(one, Act.DELETE)

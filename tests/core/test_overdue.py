@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from controller.core.commands import SleepEngine, StartEngine, StopEngine
+from controller.core.commands import RejectRequest, SleepEngine, StartEngine, StopEngine
 from controller.core.costs import CostTable
 from controller.core.events import DemotionOrdered, EngineWoke, LeaseReleased, TimePassed
 from controller.core.lifecycle import Action
@@ -16,6 +16,7 @@ from controller.core.names import (
     OperationId,
     OpId,
     OrderTimes,
+    RejectReason,
     ReplicaId,
     RequestId,
 )
@@ -116,3 +117,13 @@ def test_a_stop_that_hangs_is_ordered_again() -> None:
     assert isinstance(stop, StopEngine)
     assert stop.op != first
     assert story.at >= Instant(300 + TIMES.stop_s)
+
+
+def test_who_cannot_be_served_in_time_after_a_start_that_hung_is_told_at_once() -> None:
+    story = Story(spec("a"), times=TIMES)
+    story.arrives("r1", "a", max_wait_s=305)
+    [refused, stop] = late(story)
+    assert isinstance(refused, RejectRequest)
+    assert (refused.request, refused.reason) == ("r1", RejectReason.WAIT_TOO_LONG)
+    assert isinstance(stop, StopEngine)
+    assert story.at == 300

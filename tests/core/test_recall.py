@@ -67,7 +67,7 @@ def test_a_wake_that_is_over_at_once_is_no_time_to_fetch_in() -> None:
 def test_what_was_measured_is_forgotten_in_time() -> None:
     rates = measured(fetch_mib_s=100, prefill_s=240, at=0.0)
     assert seconds(rates, 100, at=599.0) != (None, None)
-    assert seconds(rates, 100, at=601.0) == (None, None)
+    assert seconds(rates, 100, at=600.0) == (None, None)
 
 
 def test_one_slow_fetch_among_many_changes_nothing() -> None:

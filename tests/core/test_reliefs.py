@@ -7,8 +7,9 @@ import pytest
 from controller.core.events import DemotionOrdered, LeaseReleased, RequestArrived
 from controller.core.fleet import Fleet
 from controller.core.ledger import HOST
-from controller.core.lifecycle import Phase, Place
+from controller.core.lifecycle import Goal, Phase, Place
 from controller.core.names import (
+    Cause,
     Depth,
     DeviceId,
     Footprint,
@@ -19,7 +20,7 @@ from controller.core.names import (
     ReplicaId,
     RequestId,
 )
-from controller.core.reliefs import Share, offer
+from controller.core.reliefs import Share, offer, share
 from controller.core.rooms import Rooms, Verdict
 from controller.core.victims import Asker, later_victims, replicas_on
 from tests.core.fleets import Story, good_answer, node, policy, sizes, spec
@@ -140,3 +141,29 @@ def test_room_on_the_host_is_made_by_whoever_sleeps_there_on_any_device() -> Non
     place, need = Place(NodeId("n"), (other,)), {other: 10, HOST: 5}
     fit = Rooms(fleet.books).at(NodeId("n")).fit(Asker(ModelName("a")), place, need)
     assert [(move.replica, move.depth) for move in fit.moves] == [(sleeper.id, Depth.LEVEL_2)]
+
+
+def test_who_frees_nothing_is_in_the_offer_with_nothing() -> None:
+    nothing = share((), True, DeviceId("0"), lambda choice: choice.cost_s)
+    assert nothing == Share(True, None, 0.0, 0)
+    assert (offer([nothing]).idle, offer([nothing]).stopped) == ([0], 0)
+    assert offer([idle(0, 1.0)]).idle == [0, 0]
+
+
+def test_a_drain_that_frees_what_nobody_lacks_is_not_waited_for() -> None:
+    """``c`` gives back what it has of the host, on another device; the host is full, and ``x``
+    needs nothing of it."""
+    sizes_of = {Depth.AWAKE: Footprint(10, 5), Depth.LEVEL_2: Footprint(1, 0)}
+    models = [spec(name, footprints=sizes_of) for name in "ca"]
+    fleet = Fleet(policy(evict_to=Depth.LEVEL_2), models)
+    fleet.handle(node(0.0, devices=2, device=10, host=10))
+    for model in "ca":
+        fleet.handle(RequestArrived(Instant(1.0), RequestId(f"r-{model}"), ModelName(model)))
+        fleet.handle(good_answer(fleet, f"{model}#0", Instant(1.0)))
+    c, a = (fleet.replicas[ReplicaId(f"{model}#0")] for model in "ca")
+    for one in (c, a):
+        fleet.books.drain(one, Goal(Depth.LEVEL_2, Cause.EVICTED, "x"))
+    assert a.place is not None
+    need = {a.place.devices[0]: 9, HOST: 0}
+    fit = Rooms(fleet.books).at(NodeId("n")).fit(Asker(ModelName("x")), a.place, need)
+    assert (fit.verdict, fit.drains) == (Verdict.DRAINS, (a.id,))

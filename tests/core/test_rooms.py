@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 import controller.core
 from controller.core.agenda import Agenda
 from controller.core.backlog import Backlog
+from controller.core.choices import Choice
 from controller.core.costs import REMEMBERED, CostTable
 from controller.core.idle import due_depth, next_rung_at
 from controller.core.ledger import HOST, Ledger
@@ -32,6 +33,7 @@ from controller.core.names import (
     CostGuess,
     Depth,
     DeviceId,
+    Eviction,
     Footprint,
     Instant,
     Ladder,
@@ -40,6 +42,8 @@ from controller.core.names import (
     OrderTimes,
     ReplicaId,
     RequestId,
+    Residency,
+    model_of,
 )
 from controller.core.routing import pick_to_serve
 from tests.core.fleets import spec
@@ -206,3 +210,33 @@ def test_a_request_goes_to_the_replica_with_the_fewest_leases() -> None:
 
 def test_backing_off_doubles_up_to_a_limit() -> None:
     assert [backoff_s(1.0, failures) for failures in (1, 2, 3, 7, 999)] == [1, 2, 4, 60, 60]
+
+
+@pytest.mark.parametrize(
+    ("phase", "depth", "where"),
+    [
+        (Phase.COLD, Depth.STOPPED, Residency.COLD),
+        (Phase.STARTING, Depth.STOPPED, Residency.COLD),
+        (Phase.AWAKE, Depth.AWAKE, Residency.HBM),
+        (Phase.FALLING_ASLEEP, Depth.AWAKE, Residency.HBM),
+        (Phase.ASLEEP, Depth.KV_RELEASED, Residency.HBM),
+        (Phase.ASLEEP, Depth.LEVEL_1, Residency.HOST),
+        (Phase.WAKING, Depth.LEVEL_2, Residency.NONE),
+        (Phase.FAILED, Depth.LEVEL_1, Residency.COLD),
+    ],
+)
+def test_where_the_weights_are(phase: Phase, depth: Depth, where: Residency) -> None:
+    one = replica(phase=phase)
+    one.depth = depth
+    assert one.residency is where
+
+
+def test_a_replica_bears_the_name_of_its_model() -> None:
+    assert model_of(ReplicaId("org/a#b#10")) == "org/a#b"
+
+
+def test_what_a_victim_is_counted_at() -> None:
+    """Under ``cost`` what it takes, as often as that is likely waited for; never a gain."""
+    dear, free = Choice(Depth.LEVEL_2, {}, cost_s=2.0), Choice(Depth.LEVEL_2, {}, cost_s=-1.0)
+    assert [dear.regret(3.0, by) for by in (Eviction.COST, Eviction.LRU)] == [6.0, 2.0]
+    assert [free.regret(3.0, by) for by in (Eviction.COST, Eviction.LRU)] == [0.0, -1.0]

@@ -58,3 +58,8 @@ def test_a_budget_is_never_above_what_can_be_had_by_more_than_a_step(
         budget = NAMED if steady.cut_to is None else steady.cut_to
         assert budget <= min(NAMED, to_be_had) + 5
         assert changed == (steady.cut_to != changed_before)
+
+
+def test_what_was_free_before_a_cut_speaks_for_nothing_after_it() -> None:
+    looks = ((0, 100), (25, 60), (26, 99), (40, 99), (54, 99), (55, 99), (56, 99))
+    assert budgets(*looks) == [None, 60, 60, 60, 60, 60, 99]

@@ -274,3 +274,19 @@ def resizes_in_a_crowd(seed: int) -> int:
     sim.run()
     assert_settled(sim)
     return sum(isinstance(c, ResizeTier) for _, given in sim.journal for c in given)
+
+
+def test_one_that_could_not_grow_is_asked_again_at_the_moment_that_was_noted() -> None:
+    story = two_idle()
+    (shrink,) = taken(story, 17)
+    resized(story, shrink)
+    (grow,) = taken(story, 20)
+    assert isinstance(grow, ResizeTier)
+    assert story.feed(TierNotResized(story.time, grow.op, N, "it is away")) == []
+    again_at = story.at + RETRY_S
+    assert story.feed(tier(story.at, held=3)) == []
+    while story.fleet.next_deadline() < again_at:
+        assert story.feed(TimePassed(story.fleet.next_deadline())) == []
+    (again,) = story.feed(TimePassed(Instant(again_at)))
+    assert isinstance(again, ResizeTier)
+    assert again.to_bytes == 6

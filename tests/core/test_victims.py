@@ -5,12 +5,13 @@ from __future__ import annotations
 import pytest
 
 from controller.core.cheapest import cheapest
-from controller.core.choices import Choice, Victim
+from controller.core.choices import Choice, Move, Victim
 from controller.core.events import DemotionOrdered, Event
+from controller.core.eviction import make_room
 from controller.core.ledger import HOST, Amounts
 from controller.core.lifecycle import Phase
-from controller.core.names import Depth, DeviceId, ModelName, OperationId, ReplicaId
-from controller.core.victims import work_out_coming
+from controller.core.names import Depth, DeviceId, Eviction, ModelName, OperationId, ReplicaId
+from controller.core.victims import most_free, work_out_coming
 from tests.core.fleets import Story, spec
 
 A, DEVICE = ReplicaId("a#0"), DeviceId("0")
@@ -61,3 +62,15 @@ def test_a_single_byte_is_enough_if_it_is_all_that_lacks() -> None:
     victim = Victim(A, False, True, False, 0.0, (Choice(Depth.LEVEL_2, {DEVICE: 1, HOST: 0}),))
     assert cheapest({DEVICE: 1}, 0, [victim], None) == [(victim, victim.choices[0])]
     assert cheapest({DEVICE: 2}, 0, [victim], None) is None
+    assert make_room({DEVICE: 1}, 0, [victim], Eviction.LRU) == [
+        Move(A, Depth.LEVEL_2, is_busy=False, cost_s=0.0)
+    ]
+
+
+def test_who_holds_nothing_there_frees_nothing_there() -> None:
+    story = Story(spec("a", 10))
+    story.raises("r", "a")
+    story.releases("r")
+    books = story.fleet.books
+    assert most_free(books, books.replicas[A], DEVICE) == 10
+    assert most_free(books, books.replicas[A], DeviceId("1")) == 0
