@@ -12,7 +12,7 @@ from controller.core.events import (
     TimePassed,
     WakeOrdered,
 )
-from controller.core.lifecycle import Phase
+from controller.core.lifecycle import Goal, Phase
 from controller.core.names import (
     Cause,
     Depth,
@@ -221,10 +221,19 @@ def test_where_all_is_too_little_a_single_byte_is_given() -> None:
 
 
 def test_who_must_not_go_deeper_than_the_host_allows_stays_awake() -> None:
-    story = Story(spec("a", 20, deepest=Depth.LEVEL_1), spec("b", 20), host=20)
+    story = Story(spec("a", 20, deepest=Depth.LEVEL_1), host=5)
+    story.raises("ra", "a")
+    books, a = story.fleet.books, story.fleet.replicas[ReplicaId("a#0")]
+    books.drain(a, Goal(Depth.LEVEL_1, Cause.EVICTED, "b"))
+    assert story.releases("ra") == []
+    assert a.phase is Phase.AWAKE
+    assert a.story[-1].why == "the host has no room for LEVEL_1"
+
+
+def test_who_waits_for_a_node_that_became_too_small_is_told_so() -> None:
+    story = Story(spec("a", 20), spec("b", 20))
     story.raises("ra", "a")
     story.arrives("rb", "b")
-    assert phase(story, "a#0") is Phase.DRAINING
-    taken(story, 24, host=5)
-    story.releases("ra")
-    assert phase(story, "a#0") is Phase.AWAKE
+    (rejected,) = story.feed(node(story.at + 1, device=15))
+    assert isinstance(rejected, RejectRequest)
+    assert (rejected.request, rejected.reason) == ("rb", RejectReason.NEVER_FITS)

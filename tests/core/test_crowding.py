@@ -31,7 +31,6 @@ def test_of_one_sleeper_too_many_the_least_wanted_is_stopped() -> None:
     [stop] = slept(story, "c")
     assert stop.replica == "a#0"
     assert stop.whom == "the limit of sleepers"
-    assert not story.fleet.books.is_crowded, "counted, and done"
 
 
 def test_without_a_limit_all_may_sleep() -> None:

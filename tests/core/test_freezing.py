@@ -36,8 +36,10 @@ from controller.core.events import (
     RequestCancelled,
     TimePassed,
 )
-from controller.core.lifecycle import Phase
+from controller.core.freezable import may_freeze
+from controller.core.lifecycle import Goal, Phase
 from controller.core.names import (
+    Cause,
     Depth,
     DeviceId,
     Footprint,
@@ -570,3 +572,21 @@ def test_two_streams_and_two_maxima_lose_little_to_switching() -> None:
     assert len(kept) > 10
     assert all(earlier[1] != later[1] for earlier, later in pairwise(kept))
     assert all(turn == pytest.approx(30.0) for turn in turns)
+
+
+@pytest.mark.parametrize(
+    ("goal", "may"),
+    [
+        (Goal(Depth.LEVEL_2, Cause.EVICTED, "b"), True),
+        (Goal(Depth.STOPPED, Cause.EVICTED, "b"), False),
+        (Goal(Depth.LEVEL_1, Cause.ORDERED), False),
+    ],
+)
+def test_only_who_drains_for_another_and_to_sleep_may_be_frozen(goal: Goal, may: bool) -> None:
+    story = crowded()
+    story.raises("long", "a")
+    wait(story, 20.0)
+    story.feed(TimePassed(story.time))
+    books = story.fleet.books
+    books.drain(books.replicas[ReplicaId("a#0")], goal)
+    assert may_freeze(books, books.replicas[ReplicaId("a#0")]) is may

@@ -138,3 +138,22 @@ def test_a_backup_is_kept_in_these_hours_too() -> None:
     begins(story, Regime.AWAKE)
     started = story.answers("a#0")
     assert [c.replica for c in started if isinstance(c, StartEngine)] == ["a#1"]
+
+
+def test_nobody_is_woken_for_the_evening() -> None:
+    story = Story(A)
+    assert begins(story, Regime.ASLEEP) == []
+    assert begins(story, Regime.USUAL) == []
+
+
+def test_an_order_to_rest_counts_against_the_hours_at_once() -> None:
+    """Also where the model is awake for somebody: its own ladder is what counts then."""
+    story = Story(A)
+    begins(story, Regime.AWAKE)
+    story.answers("a#0")
+    assert story.fleet.models[A.name].is_due_awake
+    story.arrives("r", "a")
+    story.feed(DemotionOrdered(story.time, OperationId("o1"), A.name, Depth.LEVEL_1))
+    assert not story.fleet.models[A.name].is_due_awake
+    story.feed(WakeOrdered(story.time, OperationId("o2"), A.name))
+    assert story.fleet.models[A.name].is_due_awake

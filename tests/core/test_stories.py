@@ -15,6 +15,7 @@ from controller.core.commands import (
     WakeEngine,
 )
 from controller.core.events import (
+    CanaryDisagreed,
     DemotionOrdered,
     EngineFailed,
     EngineFound,
@@ -356,3 +357,24 @@ def test_nothing_starts_before_a_node_has_joined() -> None:
     [start] = fleet.handle(joined)
     assert isinstance(start, StartEngine)
     assert start.devices == ("cpu",)
+
+
+def test_failures_soon_after_a_start_are_counted_together() -> None:
+    story = Story(spec("a", max_restarts=3))
+    for number in range(2):
+        story.raises(f"r{number}", "a")
+        story.at += 1.0
+        incarnation = story.fleet.replicas[A0].incarnation
+        assert incarnation is not None
+        story.feed(EngineLost(story.time, A0, incarnation, "killed"))
+        assert story.fleet.models[A].failures == number + 1
+        story.feed(LeaseReleased(story.time, RequestId(f"r{number}")))
+        story.answers("a#0", after=60.0)
+
+
+def test_each_canary_that_disagrees_is_counted_once() -> None:
+    story = Story(spec("a"))
+    [start] = story.arrives("r", "a")
+    assert isinstance(start, StartEngine)
+    story.feed(CanaryDisagreed(story.time, start.op, A0, "other words"))
+    assert story.fleet.models[A].canary_failures == 1
