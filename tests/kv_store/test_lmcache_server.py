@@ -25,7 +25,9 @@ from kv_store.server_command import segment_path
 from kv_store.settings import MIB, Directory, TierSettings
 from tests.kv_store.conftest import QUICK, Tier, serving
 from tests.kv_store.hand import Hand, tokens
+from tests.kv_store.pressed_fleet import ENGINES, TIER_BYTES, pressed_fleet
 from tests.workers.stand import eventually
+from workers.host_memory import file_bytes
 from workers.kv_tier import KVTier
 from workers.node_agent import NodeAgent
 
@@ -249,15 +251,56 @@ async def test_the_server_dies_with_its_parent(tmp_path: Path) -> None:
     assert not segment_path(told).exists()
 
 
-async def test_a_tier_comes_up_by_itself_and_is_one(tmp_path: Path) -> None:
-    agent, told, log = NodeAgent("fleet"), settings(tmp_path / "durable"), tmp_path / "server.log"
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def agent(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[NodeAgent]:
+    """With a KV server in its care, whose directory keeps all."""
+    directory = tmp_path_factory.mktemp("agent")
+    told = TierSettings(f"t-{uuid.uuid4().hex[:8]}", TIER_BYTES, Directory(directory / "durable"))
+    agent = NodeAgent("fleet")
+    await agent.keep_kv(told, str(directory / "server.log"), None)
+    assert agent._kv is not None
+    await agent._kv.started()
+    yield agent
+    await agent._kv.close()
+    assert not segment_path(told).exists()
 
-    attachment = await agent.keep_kv(told, str(log), None)
+
+async def test_a_live_fleets_tier_shrinks_before_its_engines_sleep_and_has_it_back(
+    agent: NodeAgent, tmp_path: Path
+) -> None:
+    """Others take 34 MiB more than there are free; both engines go on answering."""
+    assert agent._kv is not None
+    hand, segment = Hand(agent._kv.attachment, "pressed"), segment_path(agent._kv.settings)
+    turns = [tokens(160, seed=500 + number) for number in range(8)]
+    stored = [hand.store(turn) for turn in turns]
+    assert file_bytes([segment]) >= 40 * MIB
+    async with pressed_fleet(tmp_path, agent) as fleet:
+        assert [(await fleet.ask(name)).status_code for name in ENGINES] == [200, 200]
+        await fleet.pool.others_hold(0)
+        await fleet.until_tier_holds(lambda size: size == TIER_BYTES)
+        asked = [asyncio.create_task(fleet.ask(name, tokens=100)) for name in ENGINES]
+
+        await fleet.pool.others_hold(70 * MIB)
+        held = await fleet.until_tier_holds(lambda size: size < TIER_BYTES)
+
+        assert 16 * MIB <= held <= TIER_BYTES - 34 * MIB
+        assert file_bytes([segment]) <= held, "the system has it"
+        assert [answer.status_code for answer in await asyncio.gather(*asked)] == [200, 200]
+        assert hand.load(turns[0]) == stored[0], "what was evicted comes from the directory"
+        assert file_bytes([segment]) <= held
+
+        await fleet.pool.others_hold(0)
+        await fleet.until_tier_holds(lambda size: size == TIER_BYTES)
+        assert (await agent.memory("n")).tier_bytes == TIER_BYTES
+    hand.close()
+
+
+async def test_a_tier_comes_up_by_itself_and_is_one(agent: NodeAgent, tmp_path: Path) -> None:
+    assert agent._kv is not None
+    told, log, attachment = agent._kv.settings, tmp_path / "server.log", agent._kv.attachment
 
     assert await agent.keep_kv(told, str(log), None) == attachment
-    assert agent._kv is not None
     assert agent._kv.held_bytes == told.host_bytes
-    await agent._kv.started()
     client = LMCacheClient(f"http://{attachment.host}:{attachment.http_port}")
     assert await client.is_healthy()
     assert (await agent.memory("n")).tier_bytes == told.host_bytes
@@ -271,8 +314,6 @@ async def test_a_tier_comes_up_by_itself_and_is_one(tmp_path: Path) -> None:
     assert await client.is_healthy()
     assert (await agent.memory("n")).tier_bytes == 2 * told.host_bytes, "a server of its own"
     await client.close()
-    await agent._kv.close()
-    assert not segment_path(told).exists()
 
 
 async def test_an_absent_server_is_unavailable() -> None:
