@@ -159,6 +159,11 @@ def test_a_model_that_is_changed_begins_anew() -> None:
         assert story.fleet.costs.of(A) == ()
         story.answers("a#0", after=3.0)
         assert story.fleet.costs.of(A) == ()
+    known = Story(spec("a"))
+    known.raises("r", "a")
+    assert known.fleet.costs.of(A) != ()
+    known.feed(ModelChanged(known.time, spec("a", 12), restart=True))
+    assert known.fleet.costs.of(A) == ()
 
 
 def test_a_change_without_a_restart_keeps_what_was_measured() -> None:

@@ -94,6 +94,7 @@ def a_freeze(**more: Any) -> Story:
     assert story.arrives("rb", "b") == []
     sleep = only(wait(story, MAXIMUM_S), SleepEngine)
     assert (sleep.replica, sleep.keep, sleep.whom) == ("a#0", True, "b")
+    assert story.fleet.frozen() == ["a#0"], "on its way down already"
     return story
 
 
@@ -102,6 +103,7 @@ def frozen(**more: Any) -> Story:
     story = a_freeze(**more)
     story.answers("a#0")
     assert story.fleet.state(ModelName("a")) == "frozen"
+    assert story.fleet.frozen() == ["a#0"]
     grant = only(story.answers("b#0"), GrantLease)
     assert grant.request == "rb"
     return story

@@ -4,9 +4,17 @@ and of no other."""
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from controller.core.commands import Command, FinishOperation, GrantLease, StartEngine
-from controller.core.events import DemotionOrdered, EngineFailed, RequestArrived, WakeOrdered
+from controller.core.demands import demands_of
+from controller.core.events import (
+    DemotionOrdered,
+    EngineFailed,
+    RequestArrived,
+    TimePassed,
+    WakeOrdered,
+)
 from controller.core.fleet import Fleet
 from controller.core.names import (
     Depth,
@@ -108,3 +116,39 @@ def test_a_flexible_request_comes_before_a_first_start() -> None:
     [start] = fleet.handle(node(1.0))
     assert isinstance(start, StartEngine)
     assert start.model == "b"
+
+
+def test_of_first_starts_the_model_that_was_added_first_comes_first() -> None:
+    fleet = Fleet(policy(prefetch_start=True, prefetch_at_once=1), [spec("b", 4), spec("a", 4)])
+    [start] = fleet.handle(node(1.0))
+    assert isinstance(start, StartEngine)
+    assert start.model == "b"
+
+
+def blocked(**more: Any) -> Story:
+    """``p`` leaves no room for ``a`` and ``b``, of which each is waited for since another time."""
+    story = Story(spec("a", 10), spec("b", 10), spec("p", 20), **more)
+    story.raises("rp", "p")
+    return story
+
+
+def test_a_model_is_wanted_since_the_first_who_wants_it() -> None:
+    story = blocked()
+    story.arrives("ra", "a")
+    first = story.at
+    story.at += 5.0
+    wakes(story, "o", "a")
+    [demand] = demands_of(story.fleet.books)
+    assert (demand.model, demand.since) == ("a", first)
+
+
+def test_who_waited_the_maximum_counts_as_one_with_priority_from_that_moment_on() -> None:
+    story = blocked(maximum_wait_behind_s=9.0)
+    story.arrives("ra", "a")
+    end = story.at + 9.0
+    story.at += 5.0
+    name = RequestId("rb")
+    story.feed(RequestArrived(story.time, name, ModelName("b"), priority=Priority.PRIORITY))
+    assert [demand.model for demand in demands_of(story.fleet.books)] == ["b", "a"]
+    story.feed(TimePassed(Instant(end)))
+    assert [demand.model for demand in demands_of(story.fleet.books)] == ["a", "b"]

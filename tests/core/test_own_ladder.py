@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from controller.core.commands import SleepEngine
-from controller.core.events import LeaseReleased, TimePassed
+from controller.core.commands import SleepEngine, StartEngine
+from controller.core.events import EngineStarted, LeaseReleased, TimePassed
 from controller.core.idle import RUNGS
 from controller.core.names import Depth, Footprint, Instant, Prices, RequestId
 from controller.core.own_ladder import HOUR_S, Rest, as_ladder, rests, rungs
@@ -117,3 +117,14 @@ def test_what_resting_costs_at_each_depth() -> None:
         Rest(Depth.KV_RELEASED, 735.0, 2.0, 1.0),
         Rest(Depth.LEVEL_1, 670.0, 4.0, 2.0),
     ]
+
+
+def test_what_a_depth_was_measured_to_hold_moves_the_ladder_at_once() -> None:
+    """``Story`` works the ladder out again after each event, and compares."""
+    story = Story(spec("a", 10, sets_own_ladder=True), prices=HOURLY)
+    [start] = story.arrives("r", "a")
+    assert isinstance(start, StartEngine)
+    record = story.fleet.models[start.model]
+    before = story.fleet.books.own_rungs(record)
+    story.feed(EngineStarted(Instant(10.0), start.op, start.replica, Footprint(20)))
+    assert story.fleet.books.own_rungs(record) != before

@@ -82,4 +82,5 @@ def test_short_prompts_and_empty_fetches_teach_nothing() -> None:
     rates.fetched(NODE, 0, 1.0, Instant(0))
     rates.computed(MODEL, 20, 5.0, Instant(0))
     rates.sized(MODEL, 0, 128)
+    rates.sized(MODEL, 128, 0)
     assert seconds(rates, 100) == (None, None)

@@ -151,6 +151,9 @@ def test_an_agenda_says_who_is_late_and_when_the_next_is(puts: list[tuple[str, f
         now = Instant(step / 8)
         agenda.put(key, Instant(at))
         twin[key] = at
+        if step % 3 == 0:
+            ahead = [at for at in twin.values() if now < at < inf]
+            assert agenda.next_after(now) == min(ahead, default=NEVER)
         assert set(agenda.late(now)) == {key for key, at in twin.items() if at <= now}
         ahead = [at for at in twin.values() if now < at < inf]
         assert agenda.next_after(now) == min(ahead, default=NEVER)

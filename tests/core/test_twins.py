@@ -44,10 +44,12 @@ def victims(draw: st.DrawFn, host: st.SearchStrategy[int]) -> list[Victim]:
         devices = draw(st.sampled_from([DEVICES, DEVICES[:1], DEVICES[1:]]))
         rungs = choices(devices, draw(st.integers(1, 9)), draw(host))
         is_awake = draw(st.booleans())
+        is_busy = is_awake and draw(st.booleans())
         found.append(
             Victim(
                 ReplicaId(f"v{number}"),
-                is_busy=is_awake and draw(st.booleans()),
+                is_busy=is_busy,
+                is_stuck=is_busy and draw(st.booleans()),
                 is_awake=is_awake,
                 is_wanted=draw(st.booleans()),
                 idle_since=draw(st.integers(0, 3)),

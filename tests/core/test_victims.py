@@ -11,7 +11,7 @@ from controller.core.eviction import make_room
 from controller.core.ledger import HOST, Amounts
 from controller.core.lifecycle import Phase
 from controller.core.names import Depth, DeviceId, Eviction, ModelName, OperationId, ReplicaId
-from controller.core.victims import most_free, work_out_coming
+from controller.core.victims import Asker, most_free, victims, work_out_coming
 from tests.core.fleets import Story, spec
 
 A, DEVICE = ReplicaId("a#0"), DeviceId("0")
@@ -74,3 +74,18 @@ def test_who_holds_nothing_there_frees_nothing_there() -> None:
     books = story.fleet.books
     assert most_free(books, books.replicas[A], DEVICE) == 10
     assert most_free(books, books.replicas[A], DeviceId("1")) == 0
+
+
+def test_awake_is_who_does_not_sleep() -> None:
+    story = Story(spec("a", 10), spec("b", 10))
+    for model in "ab":
+        story.raises(f"r-{model}", model)
+        story.releases(f"r-{model}")
+    story.feed(ordered(story, Depth.LEVEL_1))
+    story.answers("a#0")
+    books = story.fleet.books
+    rows = victims(books, Asker(ModelName("x")), list(books.replicas.values()))
+    assert {(row.replica, row.is_awake, row.is_busy) for row in rows} == {
+        ("a#0", False, False),
+        ("b#0", True, False),
+    }
