@@ -7,6 +7,7 @@ from math import inf
 
 from controller.core.books import Books
 from controller.core.events import RequestArrived
+from controller.core.leases import grant_lease
 from controller.core.models import ModelRecord
 from controller.core.names import ModelName, RejectReason
 from controller.core.outlook import outlook_of
@@ -65,7 +66,7 @@ def _grant(books: Books, event: RequestArrived, record: ModelRecord) -> None:
     """What the plan would do, where nobody waits and nothing moves that it would have to weigh."""
     replica = pick_to_serve(record.replicas, event.affinity, books.policy.busy_leases)
     assert replica is not None
-    books.grant(event, replica, books.now)
+    grant_lease(books, event, replica, books.now)
 
 
 def _refusal(

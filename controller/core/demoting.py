@@ -6,12 +6,13 @@ from controller.core.books import Books
 from controller.core.idle import RUNGS
 from controller.core.lifecycle import Goal, Phase, Replica
 from controller.core.names import Cause, Depth
+from controller.core.orders import order_down, order_export
 
 
 def demote(books: Books, replica: Replica, goal: Goal) -> None:
     """Down to the goal: at once if it sleeps; else the plan sees when its drain has ended."""
     if replica.phase is Phase.ASLEEP:
-        books.order_down(replica, goal)
+        order_down(books, replica, goal)
     else:
         books.drain(replica, goal)
 
@@ -31,11 +32,11 @@ def go_down(books: Books, replica: Replica) -> None:
         books.call_off(replica, f"the host has no room for {goal.depth.name}")
         return
     if replica.has_kv:
-        books.order_export(replica)
+        order_export(books, replica)
         return
     books.move(replica, Phase.DRAINED, str(goal))
     replica.goal = None
-    books.order_down(replica, Goal(depth, goal.cause, goal.whom))
+    order_down(books, replica, Goal(depth, goal.cause, goal.whom))
 
 
 def fitting_depth(books: Books, replica: Replica, depth: Depth, deepest: Depth) -> Depth | None:

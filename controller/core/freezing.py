@@ -31,6 +31,7 @@ from controller.core.freezable import is_out_of_patience, may_freeze
 from controller.core.idle import DEEPEST_FROZEN
 from controller.core.lifecycle import Phase, Replica
 from controller.core.names import Depth, ReplicaId
+from controller.core.orders import order_freeze
 from controller.core.victims import Asker
 
 
@@ -41,7 +42,7 @@ def freeze(books: Books, asker: Asker, drains: Iterable[ReplicaId]) -> None:
     busy = [books.replicas[name] for name in drains if books.replicas[name].leases]
     depths = [depth_to_freeze(books, replica) for replica in busy]
     if busy and depths[0] is not None and None not in depths:
-        books.freeze(busy[0], depths[0])
+        order_freeze(books, busy[0], depths[0])
 
 
 def depth_to_freeze(books: Books, replica: Replica) -> Depth | None:

@@ -23,10 +23,14 @@ from controller.core.administration import (
 from controller.core.admission import admit, turn_away_hopeless
 from controller.core.books import Books
 from controller.core.commands import StopEngine
+from controller.core.failures import fail, starve
+from controller.core.holding import lay_down, note_residual, remember, settle
+from controller.core.leases import keep_lease, release_lease
 from controller.core.ledger import HOST
 from controller.core.lifecycle import Action, InvariantBroken, Phase, Place, Replica
 from controller.core.models import ModelRecord
 from controller.core.names import LONG_AGO, Cause, Depth, Footprint, ModelSpec
+from controller.core.orders import close_order, end_export
 
 Answer = (
     e.EngineStarted
@@ -52,9 +56,9 @@ def observe(books: Books, event: e.Event) -> None:
         case e.RequestCancelled():
             _cancelled(books, event)
         case e.LeaseReleased():
-            books.release(event.request)
+            release_lease(books, event.request)
         case e.LeaseFound():
-            books.keep(event.request, event.replica, event.can_freeze)
+            keep_lease(books, event.request, event.replica, event.can_freeze)
         case (
             e.EngineStarted()
             | e.KVExported()
@@ -126,7 +130,7 @@ def _cancelled(books: Books, event: e.RequestCancelled) -> None:
         books.backlog.remove(event.request)
         books.version += 1
     else:
-        books.release(event.request)
+        release_lease(books, event.request)
 
 
 ANSWERS = {
@@ -151,25 +155,25 @@ def _answered(books: Books, event: Answer) -> None:
         case e.EngineWoke():
             _awoke(books, replica, event.held, "woke, the canary agreed")
         case e.KVExported():
-            books.close_order(replica)
-            books.end_export(replica, "its KV is exported")
+            close_order(books, replica)
+            end_export(books, replica, "its KV is exported")
         case e.KVExportFailed():
             replica.order = None
-            books.end_export(replica, f"its KV is lost: {event.reason}")
+            end_export(books, replica, f"its KV is lost: {event.reason}")
         case e.EngineFellAsleep():
-            order = books.close_order(replica)
-            books.settle(replica, event.held, order.depth)
+            order = close_order(books, replica)
+            settle(books, replica, event.held, order.depth)
             books.move(replica, Phase.ASLEEP, f"at {order.depth.name}")
-            books.note_residual(replica, order.depth)
+            note_residual(books, replica, order.depth)
         case e.EngineStopped():
-            books.close_order(replica)
-            books.lay_down(replica)
+            close_order(books, replica)
+            lay_down(books, replica)
             books.move(replica, Phase.COLD, "every process is gone")
         case e.CanaryDisagreed():
             books.models[replica.model].canary_failures += 1
             _failed(books, replica, f"the canary disagreed: {event.reason}")
         case e.RanOutOfMemory():
-            books.starve(replica, f"out of memory: {event.reason}")
+            starve(books, replica, f"out of memory: {event.reason}")
             turn_away_hopeless(books, replica.model)
         case e.EngineFailed():
             _failed(books, replica, event.reason)
@@ -178,9 +182,9 @@ def _answered(books: Books, event: Answer) -> None:
 
 
 def _awoke(books: Books, replica: Replica, held: Footprint, why: str) -> None:
-    books.close_order(replica)
+    close_order(books, replica)
     held = held if replica.is_retiring else held.union(books.models[replica.model].need)
-    books.settle(replica, held, Depth.AWAKE)
+    settle(books, replica, held, Depth.AWAKE)
     replica.awake_since = replica.idle_since = books.now
     if replica.leases:
         replica.has_kv = books.models[replica.model].spec.keeps_kv
@@ -191,7 +195,7 @@ def _awoke(books: Books, replica: Replica, held: Footprint, why: str) -> None:
 
 
 def _failed(books: Books, replica: Replica, reason: str) -> None:
-    books.fail(replica, reason)
+    fail(books, replica, reason)
     turn_away_hopeless(books, replica.model)
 
 
@@ -213,7 +217,7 @@ def _node_lost(books: Books, event: e.NodeLost) -> None:
         replica.order = replica.goal = None
         if replica.phase is not Phase.FAILED:
             books.move(replica, Phase.FAILED, f"node {event.node} is lost")
-        books.lay_down(replica)
+        lay_down(books, replica)
         books.move(replica, Phase.COLD, f"node {event.node} is lost")
         record = books.models[replica.model]
         record.failures, record.retry_at = 0, LONG_AGO
@@ -239,7 +243,7 @@ def _found(books: Books, event: e.EngineFound) -> None:
     replica.incarnation = event.incarnation
     replica.up_since = replica.awake_since = replica.idle_since = books.now
     replica.raised_at = books.now
-    books.settle(replica, event.held, event.depth)
+    settle(books, replica, event.held, event.depth)
     replica.has_kv = event.depth is Depth.AWAKE and record.spec.keeps_kv
     phase = Phase.AWAKE if event.depth is Depth.AWAKE else Phase.ASLEEP
     books.move(replica, phase, "found running and adopted")
@@ -248,7 +252,7 @@ def _found(books: Books, event: e.EngineFound) -> None:
 def _costs_found(books: Books, event: e.CostsFound) -> None:
     record = books.models.get(event.model)
     if record is not None and not record.is_removed:
-        books.remember(record, event.took, event.held)
+        remember(books, record, event.took, event.held)
 
 
 def _stranger(books: Books, event: e.EngineFound) -> Replica:

@@ -14,8 +14,10 @@ from controller.core.admission import turn_away_hopeless
 from controller.core.books import Books
 from controller.core.crowding import thin_out
 from controller.core.demoting import demote, fitting_depth, go_down, refuse_depth
+from controller.core.failures import fail
 from controller.core.freezable import end_of_turn
 from controller.core.leaking import restart_leaking
+from controller.core.leases import grant_lease
 from controller.core.lifecycle import (
     IN_FLIGHT,
     SERVING,
@@ -28,6 +30,7 @@ from controller.core.lifecycle import (
 from controller.core.models import ModelRecord
 from controller.core.names import NEVER, Cause, Depth, Instant, RejectReason
 from controller.core.operations import rests_at
+from controller.core.orders import end_export, order_down
 from controller.core.raising import raise_wanted
 from controller.core.routing import is_served, is_usable, pick_to_serve
 from controller.core.tiers import deadlines, regrow_tiers, shrink_tiers
@@ -85,7 +88,7 @@ def grant(books: Books) -> None:
             replica = pick_to_serve(replicas, waiting.affinity, books.policy.busy_leases)
             assert replica is not None
             books.backlog.remove(waiting.request)
-            books.grant(waiting, replica, waiting.arrived)
+            grant_lease(books, waiting, replica, waiting.arrived)
 
 
 def _call_back(books: Books, replicas: list[Replica]) -> None:
@@ -111,7 +114,7 @@ def carry_on(books: Books) -> None:
             case phase if phase in IN_FLIGHT:
                 _end_waiting(books, replica)
             case Phase.FAILED:
-                books.order_down(replica, Goal(Depth.STOPPED, Cause.FAILED))
+                order_down(books, replica, Goal(Depth.STOPPED, Cause.FAILED))
             case Phase.DRAINING:
                 go_down(books, replica)
             case Phase.COLD:
@@ -129,9 +132,9 @@ def _end_waiting(books: Books, replica: Replica) -> None:
     reason = f"no answer to {order.action.value} within {order.until - order.at:.0f} s"
     if order.action is Action.EXPORT:
         replica.order = None
-        books.end_export(replica, f"its KV is lost: {reason}")
+        end_export(books, replica, f"its KV is lost: {reason}")
     else:
-        books.fail(replica, reason)
+        fail(books, replica, reason)
         turn_away_hopeless(books, replica.model)
 
 

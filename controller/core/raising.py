@@ -11,11 +11,13 @@ from __future__ import annotations
 from controller.core.books import Books
 from controller.core.demands import Demand, Urgency, demands_of, why
 from controller.core.demoting import demote
+from controller.core.failures import fail
 from controller.core.freezing import freeze
 from controller.core.ledger import HOST
 from controller.core.lifecycle import Goal, Phase, Replica
 from controller.core.models import ModelRecord
 from controller.core.names import Cause, Depth, ModelName, RejectReason
+from controller.core.orders import order_start, order_wake
 from controller.core.placement import (
     best_fit,
     fit_cold,
@@ -114,7 +116,7 @@ def _act(
         if _tiers_give(books, rooms, demand):
             return
         if replica.leases and (lost := why_no_return(books, replica)):
-            books.fail(replica, f"its frozen requests cannot go on: {lost}")
+            fail(books, replica, f"its frozen requests cannot go on: {lost}")
         elif never := why_never(rooms, record):
             books.refuse(demand.model, RejectReason.NEVER_FITS, never)
             record.is_unstarted = False
@@ -124,9 +126,9 @@ def _act(
         rooms.at(fit.place.node).close(fit.place.devices, fit.need.get(HOST, 0))
     elif fit.verdict is Verdict.READY:
         if replica.phase is Phase.ASLEEP:
-            books.order_wake(replica, why(books, demand, replica))
+            order_wake(books, replica, why(books, demand, replica))
         else:
-            books.order_start(replica, fit.place, why(books, demand, replica))
+            order_start(books, replica, fit.place, why(books, demand, replica))
     elif fit.moves:
         evict(books, fit, demand.model)
     else:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import pytest
 
-from controller.core import demoting, planning
+from controller.core import demoting, failures, observing, orders, planning, raising
 from controller.core.books import Books
 from controller.core.lifecycle import Goal, InvariantBroken, Phase, Replica
 from controller.core.names import NOTHING, Depth, Footprint
@@ -48,19 +48,20 @@ def plan_once(patch: Patch) -> None:
 def memory_from_the_phase(patch: Patch) -> None:
     """What is held follows from phase and depth, instead of from what was booked: somebody who is
     being stopped is believed to hold nothing."""
-    order_down = Books.order_down
+    order_down = orders.order_down
 
     def on_order_down(books: Books, replica: Replica, goal: Goal) -> None:
         order_down(books, replica, goal)
         if replica.phase is Phase.STOPPING and replica.place is not None:
             books.ledger.settle(replica, replica.place, NOTHING)
 
-    patch.setattr(Books, "order_down", on_order_down)
+    for room in (orders, demoting, planning):
+        patch.setattr(room, "order_down", on_order_down)
 
 
 def a_failure_inflates(patch: Patch) -> None:
     """An order that goes wrong is taken to have reached what it reserved, and more each time."""
-    fail = Books.fail
+    fail = failures.fail
 
     def inflated(books: Books, replica: Replica, reason: str) -> None:
         place = replica.place
@@ -73,7 +74,8 @@ def a_failure_inflates(patch: Patch) -> None:
             replica.held = held
         fail(books, replica, reason)
 
-    patch.setattr(Books, "fail", inflated)
+    for room in (failures, observing, planning, raising):
+        patch.setattr(room, "fail", inflated)
 
 
 def the_depth_before_the_drain(patch: Patch) -> None:
@@ -88,13 +90,13 @@ def the_depth_before_the_drain(patch: Patch) -> None:
 
 def the_frozen_are_forgotten(patch: Patch) -> None:
     """Nobody asks for an engine whose requests are frozen."""
-    touch_use = Books._touch_use
+    touch_use = Books.touch_use
 
     def forgets(books: Books, replica: Replica) -> None:
         touch_use(books, replica)
         books.frozen.clear()
 
-    patch.setattr(Books, "_touch_use", forgets)
+    patch.setattr(Books, "touch_use", forgets)
 
 
 MUTANTS: tuple[Callable[[Patch], None], ...] = (

@@ -15,6 +15,7 @@ from controller.core.events import (
     TimePassed,
 )
 from controller.core.fleet import Fleet
+from controller.core.leases import keep_lease
 from controller.core.lifecycle import Action, Goal, Phase
 from controller.core.names import (
     Cause,
@@ -241,7 +242,7 @@ def test_what_is_frozen_goes_on_first_and_then_sleeps() -> None:
     story.answers("b#0")
     assert told(story) == ("queued", GUESS.sleep_s + GUESS.start_s)
     books = story.fleet.books
-    books.keep(RequestId("kept"), ReplicaId("b#0"), True)
+    keep_lease(books, RequestId("kept"), ReplicaId("b#0"), True)
     assert told(story) == ("queued", GUESS.sleep_s + GUESS.start_s)
 
 
