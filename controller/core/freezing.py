@@ -14,11 +14,11 @@ slow to switch do not switch all the time.
 
 Nobody is frozen for a pinned model, which would not give the room back.
 
-Who is frozen is chosen anew when the maximum has passed (``rooms``): of all that may be, whether
-they drain already or not, the set that costs least. All that a room lacks is frozen or nothing:
-where those that may be frozen do not suffice (a model or a request does not want it, no room on
-the host for a sleeper) the drains go on as they were chosen, and everybody runs to the end. Nor is
-an engine frozen that drains for an administrator, or for good.
+Who is frozen is chosen anew when the maximum has passed (``node_room``): of all that may be,
+whether they drain already or not, the set that costs least. All that a room lacks is frozen or
+nothing: where those that may be frozen do not suffice (a model or a request does not want it, no
+room on the host for a sleeper) the drains go on as they were chosen, and everybody runs to the end.
+Nor is an engine frozen that drains for an administrator, or for good.
 """
 
 from __future__ import annotations

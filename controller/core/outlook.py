@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from math import inf
 
 from controller.core.books import Books
+from controller.core.fits import Fit, Verdict
 from controller.core.lifecycle import IN_FLIGHT, Phase, Replica
 from controller.core.models import ModelRecord
 from controller.core.names import Cause, Depth
 from controller.core.placement import best_fit, fit_cold, is_blocked, is_possible
-from controller.core.rooms import Fit, Rooms, Verdict
+from controller.core.rooms import Rooms
 from controller.core.victims import Asker
 
 

@@ -9,11 +9,13 @@ from __future__ import annotations
 from itertools import islice
 
 from controller.core.books import Books
+from controller.core.fits import Fit, Verdict
 from controller.core.ledger import HOST, Amounts, spread
 from controller.core.lifecycle import Place, Replica
 from controller.core.models import ModelRecord
 from controller.core.names import Depth, DeviceId, Footprint
-from controller.core.rooms import Fit, NodeRoom, Rooms, Verdict, devices_of
+from controller.core.node_room import NodeRoom, devices_of
+from controller.core.rooms import Rooms
 from controller.core.victims import Asker, most_free, never_free, replicas_on, victims
 
 GIB = 1024**3

@@ -12,11 +12,13 @@ from controller.core.books import Books
 from controller.core.demands import Demand, Urgency, demands_of, why
 from controller.core.demoting import demote
 from controller.core.failures import fail
+from controller.core.fits import Fit, Verdict
 from controller.core.freezing import freeze
 from controller.core.ledger import HOST
 from controller.core.lifecycle import Goal, Phase, Replica
 from controller.core.models import ModelRecord
 from controller.core.names import Cause, Depth, ModelName, RejectReason
+from controller.core.node_room import devices_of
 from controller.core.orders import order_start, order_wake
 from controller.core.placement import (
     best_fit,
@@ -27,7 +29,7 @@ from controller.core.placement import (
     why_no_return,
 )
 from controller.core.relieving import evict, relieve
-from controller.core.rooms import Fit, Rooms, Verdict, devices_of
+from controller.core.rooms import Rooms
 from controller.core.routing import order_to_raise
 from controller.core.tiers import shrink_for_room
 from controller.core.turns import with_turn

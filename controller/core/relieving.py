@@ -18,12 +18,14 @@ from __future__ import annotations
 from controller.core.books import Books
 from controller.core.choices import Choice, Victim
 from controller.core.demoting import demote
+from controller.core.fits import Fit, Verdict
 from controller.core.ledger import Amounts
 from controller.core.lifecycle import Goal
 from controller.core.models import ModelRecord
 from controller.core.names import Cause, ModelName, Priority
+from controller.core.node_room import NodeRoom
 from controller.core.placement import best_fit
-from controller.core.rooms import Fit, NodeRoom, Rooms, Verdict
+from controller.core.rooms import Rooms
 from controller.core.tiers import can_give
 from controller.core.victims import Asker, replicas_on, victims
 

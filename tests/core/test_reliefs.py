@@ -12,6 +12,7 @@ from controller.core.events import (
     LeaseReleased,
     RequestArrived,
 )
+from controller.core.fits import Verdict
 from controller.core.fleet import Fleet
 from controller.core.ledger import HOST
 from controller.core.lifecycle import Goal, Phase, Place
@@ -30,7 +31,7 @@ from controller.core.names import (
     model_of,
 )
 from controller.core.reliefs import Share, offer, share
-from controller.core.rooms import Rooms, Verdict
+from controller.core.rooms import Rooms
 from controller.core.victims import Asker, later_victims, replicas_on
 from tests.core.fleets import Story, good_answer, node, policy, sizes, spec
 

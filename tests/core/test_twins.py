@@ -12,12 +12,13 @@ from hypothesis import strategies as st
 from controller.core.choices import Choice, Move, Victim, price
 from controller.core.events import ModelAdded
 from controller.core.eviction import make_room
+from controller.core.fits import Verdict
 from controller.core.fleet import Fleet
 from controller.core.ledger import HOST, Amounts
 from controller.core.names import Depth, DeviceId, Eviction, Instant, ModelName, ReplicaId
 from controller.core.placement import fit_cold
 from controller.core.reliefs import offer, share
-from controller.core.rooms import Rooms, Verdict
+from controller.core.rooms import Rooms
 from controller.core.victims import Asker
 from tests.core.fleets import good_answer, node, policy, spec
 
