@@ -127,3 +127,13 @@ def test_who_cannot_be_served_in_time_after_a_start_that_hung_is_told_at_once() 
     assert (refused.request, refused.reason) == ("r1", RejectReason.WAIT_TOO_LONG)
     assert isinstance(stop, StopEngine)
     assert story.at == 300
+
+
+def test_who_waited_to_the_end_is_told_for_what_and_how_long() -> None:
+    story = Story(spec("a", 20), spec("b", 20), times=TIMES)
+    story.raises("rb", "b")
+    story.arrives("r", "a", max_wait_s=17.0)
+    [told] = late(story)
+    assert isinstance(told, RejectRequest)
+    reason = (told.reason, told.detail)
+    assert reason == (RejectReason.DEADLINE_PASSED, "no replica of a within 17.0 s")

@@ -30,6 +30,7 @@ from controller.core.names import (
     RequestId,
     model_of,
 )
+from controller.core.placement import why_no_return
 from controller.core.reliefs import Share, offer, share
 from controller.core.rooms import Rooms
 from controller.core.victims import Asker, later_victims, replicas_on
@@ -207,3 +208,25 @@ def test_leases_that_are_found_on_a_sleeper_are_frozen_since_the_first_was_found
         fleet.handle(LeaseFound(Instant(float(number)), RequestId(f"r{number}"), a.id))
         assert a.frozen_at == 1.0
     assert fleet.frozen() == [a.id]
+
+
+def test_a_model_is_in_the_state_of_its_best_replica() -> None:
+    fleet = Fleet(policy(), [spec("a", 10, replicas=3)])
+    assert fleet.state(ModelName("a")) == "stopped"
+    fleet.handle(found("a#2", "0", Depth.LEVEL_2, 1))
+    assert fleet.state(ModelName("a")) == "level_2"
+    fleet.handle(found("a#1", "0", Depth.LEVEL_1, 1))
+    assert fleet.state(ModelName("a")) == "level_1"
+    fleet.handle(found("a#0", "0", Depth.AWAKE, 10))
+    assert fleet.state(ModelName("a")) == "awake"
+
+
+@pytest.mark.parametrize(("device", "why"), [(10, "more than the budget of n: 0"), (11, None)])
+def test_a_sleeper_cannot_come_back_beside_who_may_not_be_stopped(
+    device: int, why: str | None
+) -> None:
+    fleet = Fleet(policy(), [spec("a", 10), spec("c", 9, deepest=Depth.LEVEL_2)])
+    fleet.handle(found("a#0", "0", Depth.LEVEL_2, 1))
+    fleet.handle(found("c#0", "0", Depth.LEVEL_2, 1))
+    fleet.handle(node(0.0, device=device))
+    assert why_no_return(fleet.books, fleet.replicas[ReplicaId("a#0")]) == why

@@ -85,7 +85,7 @@ def test_awake_is_who_does_not_sleep() -> None:
     story.answers("a#0")
     books = story.fleet.books
     rows = victims(books, Asker(ModelName("x")), list(books.replicas.values()))
-    assert {(row.replica, row.is_awake, row.is_busy) for row in rows} == {
-        ("a#0", False, False),
-        ("b#0", True, False),
+    assert {(row.replica, row.is_awake, row.is_busy, row.is_stuck) for row in rows} == {
+        ("a#0", False, False, False),
+        ("b#0", True, False, False),
     }
