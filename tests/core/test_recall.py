@@ -84,3 +84,5 @@ def test_short_prompts_and_empty_fetches_teach_nothing() -> None:
     rates.sized(MODEL, 0, 128)
     rates.sized(MODEL, 128, 0)
     assert seconds(rates, 100) == (None, None)
+    rates.sized(MODEL, 2880 * 1024, 128)
+    assert seconds(rates, 100) == (None, None)

@@ -1,0 +1,87 @@
+"""Engines and leases that were there before: what follows from them at once."""
+
+from __future__ import annotations
+
+import pytest
+
+from controller.core.commands import WakeEngine
+from controller.core.events import EngineFound, LeaseFound, RequestArrived
+from controller.core.fleet import Fleet
+from controller.core.names import (
+    Depth,
+    DeviceId,
+    Footprint,
+    Instant,
+    ModelName,
+    NodeId,
+    OpId,
+    ReplicaId,
+    RequestId,
+    model_of,
+)
+from controller.core.placement import why_no_return
+from tests.core.fleets import node, policy, spec
+
+
+def found(name: str, device: str, depth: Depth, size: int) -> EngineFound:
+    replica, on = ReplicaId(name), (NodeId("n"), (DeviceId(device),))
+    return EngineFound(
+        Instant(0.0), replica, model_of(replica), OpId(7), depth, *on, Footprint(size)
+    )
+
+
+def test_of_two_sleepers_that_one_wakes_which_has_room_where_it_lies() -> None:
+    fleet = Fleet(policy(), [spec("a", 10, replicas=2), spec("p", 11, pinned=True)])
+    fleet.handle(found("a#0", "0", Depth.LEVEL_2, 1))
+    fleet.handle(found("a#1", "1", Depth.LEVEL_2, 1))
+    fleet.handle(found("p#0", "0", Depth.AWAKE, 11))
+    fleet.handle(node(0.0, devices=2, device=12))
+    [wake] = fleet.handle(RequestArrived(Instant(1.0), RequestId("r"), ModelName("a")))
+    assert isinstance(wake, WakeEngine)
+    assert wake.replica == "a#1"
+
+
+def test_leases_that_are_found_on_a_sleeper_are_frozen_since_the_first_was_found() -> None:
+    fleet = Fleet(policy(), [spec("a", 10), spec("p", 11, pinned=True)])
+    fleet.handle(found("a#0", "0", Depth.LEVEL_2, 1))
+    fleet.handle(found("p#0", "0", Depth.AWAKE, 11))
+    fleet.handle(node(0.0, device=12))
+    a = fleet.replicas[ReplicaId("a#0")]
+    for number in (1, 2):
+        fleet.handle(LeaseFound(Instant(float(number)), RequestId(f"r{number}"), a.id))
+        assert a.frozen_at == 1.0
+    assert fleet.frozen() == [a.id]
+
+
+def test_a_model_is_in_the_state_of_its_best_replica() -> None:
+    fleet = Fleet(policy(), [spec("a", 10, replicas=3)])
+    assert fleet.state(ModelName("a")) == "stopped"
+    fleet.handle(found("a#2", "0", Depth.LEVEL_2, 1))
+    assert fleet.state(ModelName("a")) == "level_2"
+    fleet.handle(found("a#1", "0", Depth.LEVEL_1, 1))
+    assert fleet.state(ModelName("a")) == "level_1"
+    fleet.handle(found("a#0", "0", Depth.AWAKE, 10))
+    assert fleet.state(ModelName("a")) == "awake"
+
+
+@pytest.mark.parametrize(("device", "why"), [(10, "more than the budget of n: 0"), (11, None)])
+def test_a_sleeper_cannot_come_back_beside_who_may_not_be_stopped(
+    device: int, why: str | None
+) -> None:
+    fleet = Fleet(policy(), [spec("a", 10), spec("c", 9, deepest=Depth.LEVEL_2)])
+    fleet.handle(found("a#0", "0", Depth.LEVEL_2, 1))
+    fleet.handle(found("c#0", "0", Depth.LEVEL_2, 1))
+    fleet.handle(node(0.0, device=device))
+    assert why_no_return(fleet.books, fleet.replicas[ReplicaId("a#0")]) == why
+
+
+@pytest.mark.parametrize("can_freeze", [True, False])
+@pytest.mark.parametrize("depth", [Depth.AWAKE, Depth.LEVEL_2])
+def test_a_lease_that_is_found_is_never_frozen_if_it_declined_and_is_not_yet(
+    depth: Depth, can_freeze: bool
+) -> None:
+    fleet = Fleet(policy(), [spec("a", 10)])
+    fleet.handle(found("a#0", "0", depth, 1))
+    fleet.handle(LeaseFound(Instant(1.0), RequestId("r"), ReplicaId("a#0"), can_freeze))
+    declined = depth is Depth.AWAKE and not can_freeze
+    assert bool(fleet.replicas[ReplicaId("a#0")].never_frozen) is declined
