@@ -27,6 +27,7 @@ from controller.core.names import (
     ReplicaId,
     RequestId,
 )
+from controller.core.tier import Tier
 from controller.core.tiers import CALM_S, PATIENCE_S, RETRY_S
 from tests.core.fleets import Story, spec, tier, to_be_had
 from tests.core.test_simulation import FAULTS, ask_around, assert_settled, crowd, take_memory
@@ -290,3 +291,8 @@ def test_one_that_could_not_grow_is_asked_again_at_the_moment_that_was_noted() -
     (again,) = story.feed(TimePassed(Instant(again_at)))
     assert isinstance(again, ResizeTier)
     assert again.to_bytes == 6
+
+
+def test_a_tier_that_may_hold_nothing_is_booked_at_nothing() -> None:
+    none = Tier(N, DeviceId("0"), whole_bytes=6, least_bytes=0, held_bytes=0)
+    assert (none.booked_bytes, none.given_bytes, none.is_whole) == (0, 6, False)

@@ -60,6 +60,7 @@ def test_what_a_sleeper_held_on_the_host_comes_free_when_it_is_stopped() -> None
 
 def test_a_single_byte_is_enough_if_it_is_all_that_lacks() -> None:
     victim = Victim(A, False, True, False, 0.0, (Choice(Depth.LEVEL_2, {DEVICE: 1, HOST: 0}),))
+    assert (victim.wants, victim.is_stuck) == (0.0, False), "nobody said otherwise"
     assert cheapest({DEVICE: 1}, 0, [victim], None) == [(victim, victim.choices[0])]
     assert cheapest({DEVICE: 2}, 0, [victim], None) is None
     assert make_room({DEVICE: 1}, 0, [victim], Eviction.LRU) == [
