@@ -122,7 +122,7 @@ async def frozen(
     await asyncio.sleep(0.1)
     said = len(one.pieces)
     if harm:
-        worker_of(engine).model_runner.get_model().model.norm.weight.data.mul_(-1)
+        damage(engine)
     other.reading.cancel()
     await asyncio.sleep(0.3)
     is_silent = len(one.pieces) == said
@@ -143,10 +143,14 @@ def worker_of(engine: Any) -> Any:
     return engine._launched._core._core.model_executor.driver_worker.worker
 
 
+def damage(engine: Any) -> None:
+    worker_of(engine).model_runner.get_model().model.norm.weight.data.mul_(-1)
+
+
 async def damaged_in_memory(engine: Any) -> dict[str, Any]:
     """One small tensor is wrong when it wakes: the weights are reloaded, the canary agrees."""
     await engine.sleep(Rest.LEVEL_1)
-    worker_of(engine).model_runner.get_model().model.norm.weight.data.mul_(-1)
+    damage(engine)
     return told(await engine.wake())
 
 
@@ -193,11 +197,7 @@ async def changed_on_disk(engine: Any, directory: Path) -> dict[str, Any]:
     async for output in engine._llm.generate(tokens_input([42]), greedy, "changed"):
         got = output.outputs[0].token_ids[0]
     await engine.sleep(Rest.LEVEL_2)
-    try:
-        await engine.wake()
-        mismatch = ""
-    except CanaryMismatch as error:
-        mismatch = str(error)
+    mismatch = await what_the_canary_says(engine)
     (directory / "original").replace(directory / "model.safetensors")
     await engine.sleep(Rest.LEVEL_2)
     return {
@@ -205,6 +205,42 @@ async def changed_on_disk(engine: Any, directory: Path) -> dict[str, Any]:
         "got": got,
         "mismatch": mismatch,
         "restored": told(await engine.wake()),
+    }
+
+
+async def what_the_canary_says(engine: Any) -> str:
+    try:
+        await engine.wake()
+    except CanaryMismatch as error:
+        return str(error)
+    return ""
+
+
+async def thawed_with_wrong_weights(
+    engine: Any, started: Started, spec: EngineSpec
+) -> dict[str, Any]:
+    """A stream is frozen twice: damage in memory is mended before it goes on; with other weights
+    on the disk it never does, and its engine is stopped."""
+    stream = Stream(started, spec.model, "thawed")
+    await stream.has_said(8)
+    await engine.sleep(Rest.LEVEL_1, keep=True)
+    damage(engine)
+    mended = told(await engine.wake())
+    await stream.has_said(len(stream.pieces) + 4)
+    await engine.sleep(Rest.LEVEL_2, keep=True)
+    await asyncio.sleep(0.1)
+    said = len(stream.pieces)
+    change(Path(spec.path))
+    mismatch = await what_the_canary_says(engine)
+    await engine.stop()
+    (end,) = await asyncio.gather(stream.reading, return_exceptions=True)
+    silent, broken = len(stream.pieces) == said, isinstance(end, Exception)
+    return {
+        "mended": mended,
+        "said": said,
+        "silent": silent,
+        "mismatch": mismatch,
+        "broken": broken,
     }
 
 
@@ -220,6 +256,7 @@ async def live(spec: EngineSpec, canary_path: Path, more: str) -> dict[str, Any]
         if more == "damage":
             life["damaged"] = await damaged_in_memory(engine)
             life["changed"] = await changed_on_disk(engine, Path(spec.path))
+            life["thawed"] = await thawed_with_wrong_weights(engine, started, spec)
     finally:
         await engine.stop()
     return life

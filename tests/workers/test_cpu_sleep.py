@@ -71,6 +71,13 @@ def test_a_chat_model_sleeps_wakes_and_knows_wrong_weights(
     changed = life["changed"]
     assert changed["got"] == changed["expected"], "a packed copy is stale"
     assert "tokens" in changed["mismatch"] or "log-probability" in changed["mismatch"]
+    thawed = life["thawed"]
+    assert life["canary"]["dtype"] == "bfloat16"
+    assert "weights" in thawed["mended"]["phases_s"], "nothing was decoded before that"
+    assert 12 <= thawed["said"] < 40
+    assert "tokens" in thawed["mismatch"] or "log-probability" in thawed["mismatch"]
+    assert thawed["silent"], "nothing is said with wrong weights"
+    assert thawed["broken"], "the client is not told that it was all"
     assert len(life["canary"]["replies"]) == 2
 
 
