@@ -15,13 +15,13 @@ import os
 import signal
 import socket
 from asyncio.subprocess import DEVNULL, PIPE, STDOUT, Process
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from kv_store.lmcache_client import LMCacheClient, TierUnavailable
-from kv_store.server_command import command, environment, segment_path
+from kv_store.server_command import PROGRAM, command, environment, segment_path
 from kv_store.settings import S3, Directory, Durable, KVAttachment, Redis, TierSettings
 
 _log = logging.getLogger(__name__)
@@ -48,7 +48,7 @@ class ServerDidNotStart(RuntimeError):
 
 class LMCacheServer:
     """``log``: a file that the server's output is appended to. ``on_change`` is told of each
-    change between up and down, with a reason."""
+    change between up and down, with a reason. ``program`` is given the server's arguments."""
 
     def __init__(
         self,
@@ -58,11 +58,14 @@ class LMCacheServer:
         ports: tuple[int, int] | None = None,
         policy: WatchPolicy | None = None,
         on_change: Callable[[bool, str], None] = lambda up, why: None,
+        program: Sequence[str] = PROGRAM,
     ) -> None:
         self._settings = settings
         self._log_path = log
         self._policy = policy or WatchPolicy()
         self._on_change = on_change
+        self._program = program
+        self._is_up = False
         self._port, self._http_port = ports or _free_ports(settings.host)
         self._process: Process | None = None
         self._watching: asyncio.Task[None] | None = None
@@ -109,16 +112,24 @@ class LMCacheServer:
             await self.client.close()
 
     async def _launch(self) -> None:
+        self._is_up = False
         try:
             process = self._process = await self._spawn()
         except OSError as error:
             raise ServerDidNotStart(f"the KV server could not be launched: {error}") from error
         self.starts += 1
         await self._await_health(process)
-        self._on_change(True, "answers")
+        self._tell(True, "answers")
+
+    def _tell(self, is_up: bool, why: str) -> None:
+        if is_up != self._is_up:
+            self._is_up = is_up
+            self._on_change(is_up, why)
 
     async def _spawn(self) -> Process:
-        arguments = command(self._settings, port=self._port, http_port=self._http_port)
+        arguments = command(
+            self._settings, port=self._port, http_port=self._http_port, program=self._program
+        )
         python_path = [str(_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
         told = {"PYTHONPATH": os.pathsep.join(python_path)} | environment(self._settings)
         with self._log_path.open("ab") as log:
@@ -146,7 +157,7 @@ class LMCacheServer:
             lived_s, why = 0.0, why_not
             if self._process is not None:
                 lived_s, why = await self._life(self._process)
-            self._on_change(False, why)
+            self._tell(False, why)
             _log.warning("KV server: %s; starting it again in %.1f s", why, pause_s)
             if lived_s > self._policy.forgiven_after_s:
                 pause_s = self._policy.first_pause_s
@@ -159,14 +170,19 @@ class LMCacheServer:
                 why_not = str(error)
 
     async def _life(self, process: Process) -> tuple[float, str]:
-        """Until it has died, or has left too many health checks unanswered."""
+        """Until it has died, or has left too many health checks unanswered. It may still be on its
+        way up: its first answer says that it has come."""
         loop, unanswered = asyncio.get_running_loop(), 0
         born = loop.time()
         while unanswered < self._policy.unanswered:
             with suppress(TimeoutError):
                 await asyncio.wait_for(process.wait(), self._policy.health_every_s)
                 return loop.time() - born, f"ended with {process.returncode}"
-            unanswered = 0 if await self._is_healthy() else unanswered + 1
+            if await self._is_healthy():
+                unanswered = 0
+                self._tell(True, "answers")
+            else:
+                unanswered += 1
         return loop.time() - born, f"{unanswered} health checks without an answer"
 
     async def _is_healthy(self) -> bool:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,14 +32,17 @@ KEY = "TORPOR_KV_KEY"
 """That chunks are encrypted with, there too, in hexadecimal digits."""
 COMPRESSION = "TORPOR_KV_COMPRESSION"
 """``TierSettings.compression``, there too."""
+PROGRAM = (sys.executable, "-m", "kv_store.server_main")
 _SEGMENT_PREFIX = "lmcache_l1_pool_"
 _READ_LOCK_S = 120
 _SESSION_S = 1800
 _REAP_S = 60
 
 
-def command(settings: TierSettings, *, port: int, http_port: int) -> list[str]:
-    return [sys.executable, "-m", "kv_store.server_main", *_arguments(settings, port, http_port)]
+def command(
+    settings: TierSettings, *, port: int, http_port: int, program: Sequence[str] = PROGRAM
+) -> list[str]:
+    return [*program, *_arguments(settings, port, http_port)]
 
 
 def _arguments(settings: TierSettings, port: int, http_port: int) -> Iterator[str]:

@@ -23,7 +23,7 @@ from kv_store.lmcache_server import LMCacheServer, ServerDidNotStart
 from kv_store.placing import KVOrder, place
 from kv_store.server_command import segment_path
 from kv_store.settings import MIB, Directory, TierSettings
-from tests.kv_store.conftest import QUICK, Tier, serving
+from tests.kv_store.conftest import QUICK, Tier, free_port, serving
 from tests.kv_store.hand import Hand, tokens
 from tests.kv_store.pressed_fleet import ENGINES, TIER_BYTES, pressed_fleet
 from tests.workers.stand import eventually
@@ -219,6 +219,58 @@ async def test_a_server_is_stopped_whatever_became_of_its_watch(tmp_path: Path) 
     await server.stop()
 
     assert not segment_path(at).exists()
+
+
+async def test_a_server_that_comes_after_its_start_limit_is_told_to_be_up(tmp_path: Path) -> None:
+    health, told = LateHealth(), list[bool]()
+    listener = await asyncio.start_server(health.answer, "127.0.0.1", 0)
+
+    def hear(is_up: bool, why: str) -> None:
+        told.append(is_up)
+        health.refusals = 0 if is_up else 1
+
+    server = LMCacheServer(
+        settings(tmp_path / "durable"),
+        tmp_path / "server.log",
+        ports=(free_port(), listener.sockets[0].getsockname()[1]),
+        policy=replace(QUICK, start_limit_s=0.5, poll_s=60, unanswered=1000),
+        on_change=hear,
+        program=(sys.executable, "-c", "import sys; sys.stdin.read()"),
+    )
+    async with listener:
+        await tried_until_it_starts(server)
+        assert server.pid is not None
+        os.kill(server.pid, signal.SIGKILL)
+        await eventually(lambda: len(told) == 3)
+        await server.stop()
+    assert (told, health.refused) == ([True, False, True], 1)
+
+
+class LateHealth:
+    """Answers for a server that does nothing, and says of it ``refusals`` times that it is not
+    well."""
+
+    def __init__(self) -> None:
+        self.refusals = self.refused = 0
+
+    async def answer(self, hears: asyncio.StreamReader, says: asyncio.StreamWriter) -> None:
+        with suppress(asyncio.IncompleteReadError):
+            while await hears.readuntil(b"\r\n\r\n"):
+                status = b"healthy"
+                if self.refusals:
+                    self.refusals, self.refused = self.refusals - 1, self.refused + 1
+                    status = b"starting"
+                body = b'{"status": "%s"}' % status
+                says.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+        says.close()
+
+
+async def tried_until_it_starts(server: LMCacheServer) -> None:
+    """Its limit is short, and the machine may be slow."""
+    for _ in range(100):
+        with suppress(ServerDidNotStart):
+            return await server.start()
+    raise AssertionError("it never started")
 
 
 async def test_a_tier_that_cannot_be_launched_is_tried_again(
