@@ -8,6 +8,7 @@ from typing import Any
 
 import httpx
 
+from kv_store.found import PromptFound
 from tests.controller.conversing import Talk, conversing, fake
 
 PAIR = {**fake("chat", token_delay_s=0.05), "replicas": {"min": 2, "max": 2}}
@@ -25,6 +26,23 @@ async def test_a_conversation_goes_where_its_last_turn_was(tmp_path: Path) -> No
         running.cancel()
         await until(client, leases=[0, 0])
         assert await served(other) == "chat#1"
+
+
+async def test_sent_to_the_other_replica_it_finds_its_kv_there(tmp_path: Path) -> None:
+    async with conversing(tmp_path, models=(PAIR,), policy={"busy_leases": 1}) as fleet:
+        client = fleet.as_("boss")
+        talk = Talk(client, "moving")
+        assert await served(talk) == "chat#0"
+        running = asyncio.create_task(Talk(client, "long").send("hold it", max_tokens=1000))
+        await until(client, leases=[1, 0])
+
+        moved = await talk.send("and what then")
+
+        assert (await talk.view())["replica"] == "chat#1"
+        found = PromptFound.parse(moved.headers["x-torpor-kv"].encode())
+        assert found is not None
+        assert (found.hit, found.tier) == (16, "host"), "the turn before, and its answer"
+        running.cancel()
 
 
 async def served(talk: Talk) -> str:

@@ -1,7 +1,8 @@
 """KV outlives sleep, and the deaths of server, store and engine: real vLLM, LMCache, Valkey.
 
-Two engine starts for the whole file. Prompts are this project's own documents, and answers are
-greedy: where KV was restored they must be equal to the letter to those of an undisturbed turn.
+Two engine starts for the whole file; for a while both are awake, replicas of one model. Prompts
+are this project's own documents, and answers are greedy: where KV was restored they must be equal
+to the letter to those of an undisturbed turn.
 """
 
 from __future__ import annotations
@@ -99,20 +100,22 @@ async def test_kv_survives_sleep_and_a_restart_of_everything(
         await what_comes_then_is_stored(first_engine, everything[500:900])
         await exported(tier, str(model), prompt)
         await the_store_stands_still(first_engine, tier, proxy, prompt, before["text"])
-        await first_engine.kill()
-    await tier.server.stop()
-    store.restart()
-    async with engine(model, attachment, lookup_limit_s=PATIENT_S) as second_engine:
-        absent = await ask(second_engine, everything[500:800], "absent")
-        assert (absent["cached"], absent["tier"]) == (0, 0), "it starts, and answers, without"
-        await tier.server.start()
-        await attached(second_engine, turn[:300])
-        after = await ask(second_engine, prompt, "another-process")
-        assert (after["cached"], after["text"]) == (HIT_TOKENS, before["text"])
-        assert after["header"] == "hit=1792 of 1834 tier=redis", "the host tier was new"
-        stranger = await ask(second_engine, prompt, "stranger", salt="another-tenant", most=1)
-        assert stranger["tier"] == 0
-        await the_server_dies_in_a_load(second_engine, tier, proxy, turn[:300])
+        await tier.server.stop()
+        store.restart()
+        async with engine(model, attachment, lookup_limit_s=PATIENT_S) as second_engine:
+            absent = await ask(second_engine, everything[500:800], "absent")
+            assert (absent["cached"], absent["tier"]) == (0, 0), "it starts, and answers, without"
+            await tier.server.start()
+            await attached(second_engine, turn[:300])
+            after = await ask(second_engine, prompt, "another-process")
+            assert (after["cached"], after["text"]) == (HIT_TOKENS, before["text"])
+            assert after["header"] == "hit=1792 of 1834 tier=redis", "the host tier was new"
+            stranger = await ask(second_engine, prompt, "stranger", salt="another-tenant", most=1)
+            assert stranger["tier"] == 0
+            await attached(first_engine, turn[:300])
+            await replicas_take_turns(first_engine, second_engine, everything[700:])
+            await first_engine.kill()
+            await the_server_dies_in_a_load(second_engine, tier, proxy, turn[:300])
 
 
 async def asleep_and_awake(asked: Engine, prompt: list[int]) -> dict[str, Any]:
@@ -148,6 +151,23 @@ async def the_answer_is_stored_too(asked: Engine, prompt: list[int]) -> list[int
     await asked.order("nap", rest="level_1")
     assert (await ask(asked, [*turn, *prompt[:20]], "next-turn", most=1))["cached"] == whole
     return turn
+
+
+async def replicas_take_turns(one: Engine, other: Engine, said: list[int]) -> None:
+    """Both awake. Each finds what the other computed, and answers as that one would have."""
+    first = await ask(one, said[:370], "turn-1", most=16)
+    assert (await one.order("stored", request="turn-1"))["stored"] == 384
+    prompt = [*said[:370], *first["tokens"], *said[370:488]]
+    second = await ask(other, prompt, "turn-2", most=16)
+    assert (await other.order("stored", request="turn-2"))["stored"] == 512
+    longer = [*prompt, *second["tokens"], *said[488:508]]
+    third = await ask(one, longer, "turn-3", most=16)
+    for turn, hit in ((second, "hit=384 of 504"), (third, "hit=512 of 540")):
+        assert turn["header"] == f"{hit} tier=host"
+    at_home = await ask(one, prompt, "turn-2-at-home", most=16)
+    assert (at_home["header"], at_home["text"]) == ("hit=384 of 504 tier=engine", second["text"])
+    at_home = await ask(other, longer, "turn-3-at-home", most=16)
+    assert (at_home["header"], at_home["text"]) == ("hit=512 of 540 tier=engine", third["text"])
 
 
 async def sleep_spares_other_models(asked: Engine, tier: Tier, prompt: list[int]) -> None:
