@@ -55,8 +55,15 @@ class Tier:
             return False
 
     def hand(self, model: str = "model") -> Hand:
-        self.hands.append(Hand(self.server.attachment, model))
-        return self.hands[-1]
+        (hand,) = self.ranks(model, 1)
+        return hand
+
+    def ranks(self, model: str, count: int) -> list[Hand]:
+        """Of one engine."""
+        told = self.server.attachment
+        hands = [Hand(told, model, rank=rank, ranks=count) for rank in range(count)]
+        self.hands += hands
+        return hands
 
 
 def free_port() -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 import uuid
+from collections.abc import Sequence
 from multiprocessing import shared_memory
 from multiprocessing.resource_tracker import unregister
 
@@ -26,10 +27,17 @@ LAYERS, HIDDEN = 2, 16
 
 
 class Hand:
-    """``chunk`` bytes are float32 of 2 planes, 2 layers, 16 wide: 32 KiB for 128 tokens."""
+    """``chunk`` bytes are float32 of 2 planes, 2 layers, 16 wide: 32 KiB for 128 tokens.
 
-    def __init__(self, attachment: KVAttachment, model: str) -> None:
+    Of an engine with several ``ranks`` it is that of one of them; each stores a part of its own of
+    every token's KV, and one looks up for all.
+    """
+
+    def __init__(
+        self, attachment: KVAttachment, model: str, *, rank: int = 0, ranks: int = 1
+    ) -> None:
         self.model = model
+        self._rank, self._ranks = rank, ranks
         self._chunk_tokens = attachment.chunk_tokens
         self._context = zmq.Context()
         url = f"tcp://{attachment.host}:{attachment.port}"
@@ -38,14 +46,17 @@ class Hand:
         self._pool = self._register()
 
     def prefix(self, tokens: list[int], salt: str = "s") -> Prefix:
-        return Prefix(self.model, salt, tokens)
+        return Prefix(self.model, salt, tokens, self._ranks)
 
     def store(self, tokens: list[int], salt: str = "s") -> list[bytes]:
         """Random numbers for all whole chunks; what lies in the host tier already stays."""
         key = self._key(tokens, salt)
         prepared = self._client.prepare_store(key, self._instance).result(timeout=LIMIT_S)
         written = []
-        for slot in prepared.context["slots"]:
+        slots = prepared.context["slots"]
+        if not slots:
+            return []
+        for slot in slots:
             chunk = _numbers(slot["length"])
             self._pool.buf[slot["offset"] : slot["offset"] + slot["length"]] = chunk
             written.append(chunk)
@@ -55,30 +66,40 @@ class Hand:
     def lookup(self, tokens: list[int], salt: str = "s", request: str | None = None) -> int:
         """How many chunks of the prefix hit; their locks are given back."""
         key = self._key(tokens, salt, request).no_worker_id_version()
-        self._client.lookup(key, 1).result(timeout=LIMIT_S)
+        chunks = self._looked_up(key)
+        if chunks:
+            self._client.free_lookup_locks(key, 1).result(timeout=LIMIT_S)
+        self._end(key.request_id)
+        return chunks
+
+    def load(self, tokens: list[int], salt: str = "s", others: Sequence[Hand] = ()) -> list[bytes]:
+        """What an engine would get: the bytes of the chunks that hit, on each rank in turn."""
+        key = self._key(tokens, salt)
+        chunks = self._looked_up(key.no_worker_id_version())
+        if not chunks:
+            return []
+        hit = tokens[: chunks * self._chunk_tokens]
+        loaded = [each._retrieved(hit, salt, key.request_id) for each in (self, *others)]
+        self._end(key.request_id)
+        return [chunk for of_rank in loaded for chunk in of_rank]
+
+    def _looked_up(self, key: IPCCacheServerKey) -> int:
+        self._client.lookup(key, self._ranks).result(timeout=LIMIT_S)
         answer = self._client.wait_prefetch_status(key.request_id, LIMIT_S)
         chunks = answer.result(timeout=2 * LIMIT_S)
         assert chunks is not None
-        if chunks:
-            self._client.free_lookup_locks(key, 1).result(timeout=LIMIT_S)
-        self._client.end_session(key.request_id).result(timeout=LIMIT_S)
         return int(chunks)
 
-    def load(self, tokens: list[int], salt: str = "s") -> list[bytes]:
-        """What an engine would get: the bytes of the chunks that hit."""
-        key = self._key(tokens, salt)
-        self._client.lookup(key.no_worker_id_version(), 1).result(timeout=LIMIT_S)
-        waited = self._client.wait_prefetch_status(key.request_id, LIMIT_S)
-        chunks = waited.result(timeout=2 * LIMIT_S)
-        if not chunks:
-            return []
-        wanted = self._key(tokens[: chunks * self._chunk_tokens], salt, key.request_id)
-        answer = self._client.prepare_retrieve(wanted, self._instance).result(timeout=LIMIT_S)
+    def _retrieved(self, tokens: list[int], salt: str, request: str) -> list[bytes]:
+        key = self._key(tokens, salt, request)
+        answer = self._client.prepare_retrieve(key, self._instance).result(timeout=LIMIT_S)
         slots = answer.context["slots"]
         loaded = [bytes(self._pool.buf[s["offset"] : s["offset"] + s["length"]]) for s in slots]
-        self._client.commit_retrieve(wanted, self._instance).result(timeout=LIMIT_S)
-        self._client.end_session(key.request_id).result(timeout=LIMIT_S)
+        self._client.commit_retrieve(key, self._instance).result(timeout=LIMIT_S)
         return loaded
+
+    def _end(self, request: str) -> None:
+        self._client.end_session(request).result(timeout=LIMIT_S)
 
     def clear_as_stock_does(self) -> None:
         """What stock LMCache sends when an engine sleeps."""
@@ -94,7 +115,7 @@ class Hand:
         payload = RegisterEngineDrivenContextPayload(
             instance_id=self._instance,
             model_name=self.model,
-            world_size=1,
+            world_size=self._ranks,
             block_size=self._chunk_tokens,
             num_layers=LAYERS,
             hidden_dim_size=HIDDEN,
@@ -113,8 +134,8 @@ class Hand:
         return IPCCacheServerKey(
             num_kv_readers=1,
             model_name=self.model,
-            world_size=1,
-            worker_id=0,
+            world_size=self._ranks,
+            worker_id=self._rank,
             token_ids=tuple(tokens),
             start=0,
             end=whole,

@@ -257,3 +257,80 @@ async def test_a_forgotten_conversation_leaves_nothing(tier: Tier) -> None:
 
     assert (left.objects, left.in_host, left.in_durable) == (3, 0, 0)
     assert chunks_of(tier.place, hand.model) == []
+
+
+async def test_every_rank_of_an_engine_keeps_a_part_of_its_own(tier: Tier) -> None:
+    client, turn = tier.server.client, tokens(3, seed=41)
+    one, other = tier.ranks("wide", 2)
+    stored = [*one.store(turn), *other.store(turn)]
+    prefix = one.prefix(turn)
+
+    exported = await client.export(prefix, limit_s=LIMIT_S)
+    assert (exported.chunks, exported.written + exported.already) == (3, 6)
+    assert exported.is_complete
+    verified = await client.verify(prefix, limit_s=LIMIT_S)
+    assert (verified.chunks, verified.in_host, verified.sound, verified.unsound) == (3, 6, 6, 0)
+
+    slept = await place(client, KVOrder.HIBERNATE, prefix, LIMIT_S)
+    assert (slept.objects, slept.in_host, slept.in_durable) == (6, 0, 6)
+    assert slept.durable_bytes == sum(map(len, stored))
+    assert one.lookup(turn, request="cmpl-d-near-turn-1") == 0
+    recalled = await client.recall(prefix, limit_s=LIMIT_S)
+    assert (recalled.found, recalled.wanted) == (6, 6)
+    assert recalled.bytes == sum(map(len, stored))
+    assert one.load(turn, others=[other]) == stored
+    assert other.lookup(turn, request="cmpl-wide-0-abc") == 3
+    looked = await client.looked("cmpl-wide")
+    assert looked is not None
+    assert (looked.wanted_tokens, looked.host_tokens, looked.durable_tokens) == (384, 384, 0)
+
+
+async def test_an_engine_of_fewer_ranks_finds_nothing_of_one_of_more(tier: Tier) -> None:
+    client, turn, (one, other) = tier.server.client, tokens(2, seed=42), tier.ranks("split", 2)
+    alone = tier.hand("split")
+    stored = [*one.store(turn), *other.store(turn)]
+    await client.export(one.prefix(turn), limit_s=LIMIT_S)
+
+    assert alone.lookup(turn) == 0
+    placed = await client.where(alone.prefix(turn), limit_s=LIMIT_S)
+    assert (placed.objects, placed.in_host, placed.in_durable) == (2, 0, 0)
+    alone.store(turn)
+    await client.export(alone.prefix(turn), limit_s=LIMIT_S)
+    assert await client.delete(alone.prefix(turn)) == Deleted(2, 2, 0)
+    assert one.load(turn, others=[other]) == stored
+    assert await client.delete(one.prefix(turn)) == Deleted(4, 4, 0)
+    assert one.lookup(turn) == 0
+    assert chunks_of(tier.place, "split") == []
+
+
+async def test_a_chunk_that_one_rank_lacks_is_a_miss_for_all(tier: Tier) -> None:
+    client, turn, (one, other) = tier.server.client, tokens(4, seed=43), tier.ranks("uneven", 2)
+    whole, part = one.store(turn), other.store(turn[: 3 * 128])
+    prefix = one.prefix(turn)
+
+    exported = await client.export(prefix, limit_s=LIMIT_S)
+    assert (exported.written + exported.already, exported.failed, exported.absent) == (7, 0, 1)
+    assert one.load(turn, others=[other]) == [*whole[:3], *part]
+    slept = await place(client, KVOrder.HIBERNATE, prefix, LIMIT_S)
+    assert (slept.objects, slept.in_host, slept.in_durable) == (8, 0, 7)
+    assert one.load(turn, others=[other]) == [*whole[:3], *part]
+
+
+async def test_a_flipped_byte_of_one_rank_is_a_miss_for_all(tier: Tier) -> None:
+    client, turn, (one, other) = tier.server.client, tokens(3, seed=44), tier.ranks("decayed", 2)
+    whole = [one.store(turn), other.store(turn)]
+    await place(client, KVOrder.HIBERNATE, one.prefix(turn), LIMIT_S)
+    flipped = chunks_of(tier.place, "decayed")[0]
+    flip(flipped, -1)
+
+    loaded = one.load(turn, others=[other])
+
+    left = len(loaded) // 2
+    assert left < 3
+    assert loaded == [chunk for rank in whole for chunk in rank[:left]]
+    await eventually(lambda: not flipped.exists())
+    for each in (one, other):
+        each.store(turn)
+    await client.export(one.prefix(turn), limit_s=LIMIT_S)
+    mended = await client.verify(one.prefix(turn), limit_s=LIMIT_S)
+    assert (mended.sound, mended.unsound) == (6, 0)
