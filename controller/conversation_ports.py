@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from enum import Enum
@@ -23,8 +22,11 @@ class Records(Protocol):
 
     async def close(self) -> None: ...
 
-    async def put(self, record: ConversationRecord, tokens: Sequence[int] | None = None) -> None:
-        """``tokens`` None: as they are."""
+    async def put(
+        self, record: ConversationRecord, told: TurnTold | None = None, *, agreed: int = 0
+    ) -> None:
+        """``told``: a turn that has ended, which begins with ``agreed`` tokens of those on record;
+        None: these are as they are."""
         ...
 
     async def prefix(self, record: ConversationRecord) -> Prefix | None: ...

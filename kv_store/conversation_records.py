@@ -7,18 +7,18 @@ nothing here is searched. Tokens are written by turns alone; what changes oftene
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
 
 from redis.asyncio import Redis
 
-from kv_store.conversations import ConversationRecord
+from kv_store.conversations import ConversationRecord, KVPlace
 from kv_store.history_seal import Seal
 from kv_store.lmcache_client import Prefix
 from kv_store.records import TokenRecord, TokenRecords, in_our_words
 from kv_store.redis_client import client_at
 from kv_store.settings import Redis as Settings
+from kv_store.turns import TurnTold
 
 _NAMESPACE = "torpor"
 _AT_ONCE = 1000
@@ -58,10 +58,16 @@ class ConversationRecords:
     async def close(self) -> None:
         await self._redis.aclose()
 
-    async def put(self, record: ConversationRecord, tokens: Sequence[int] | None = None) -> None:
-        """``tokens``: of a turn that has ended; None: as they are. Raises RecordsUnavailable."""
-        if tokens is not None and record.place is not None:
-            await self._tokens.put(_token_record(record, tokens))
+    async def put(
+        self, record: ConversationRecord, told: TurnTold | None = None, *, agreed: int = 0
+    ) -> None:
+        """``told``: a turn that has ended, which begins with ``agreed`` tokens of those on record;
+        None: they are as they are. Raises RecordsUnavailable."""
+        if told is not None and record.place is not None:
+            name = (record.place.salt, str(record.key))
+            before = await self._tokens.turns(*name) if agreed else ()
+            turns = (*(end for end in before if end <= agreed), len(told.tokens))
+            await self._tokens.put(_token_record(record, record.place, told, turns))
         async with in_our_words(), self._redis.pipeline(transaction=True) as pipe:
             pipe.set(self._key_of(str(record.key)), record.to_json(), ex=_KEPT_S)
             pipe.zadd(self._index, {str(record.key): record.last_use_s})
@@ -95,14 +101,16 @@ class ConversationRecords:
         return f"{self._namespace}:conversation:{name}"
 
 
-def _token_record(record: ConversationRecord, tokens: Sequence[int]) -> TokenRecord:
-    assert record.place is not None
-    place = record.place
+def _token_record(
+    record: ConversationRecord, place: KVPlace, told: TurnTold, turns: tuple[int, ...]
+) -> TokenRecord:
     return TokenRecord(
         id=str(record.key),
         model=place.path,
         salt=place.salt,
-        tokens=tokens,
+        tokens=told.tokens,
+        turns=turns,
+        chunks=told.chunks,
         world_size=place.world_size,
         written_at_s=record.last_use_s,
     )

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 
 from kv_store.lmcache_client import Prefix
+from kv_store.turns import TurnTold
 
 
 class RecordsUnavailable(Exception):
@@ -86,10 +87,12 @@ class MemoryRecords:
 
     async def close(self) -> None: ...
 
-    async def put(self, record: ConversationRecord, tokens: Sequence[int] | None = None) -> None:
+    async def put(
+        self, record: ConversationRecord, told: TurnTold | None = None, *, agreed: int = 0
+    ) -> None:
         self._records[record.key] = record
-        if tokens is not None:
-            self._tokens[record.key] = tokens
+        if told is not None:
+            self._tokens[record.key] = told.tokens
 
     async def prefix(self, record: ConversationRecord) -> Prefix | None:
         tokens = self._tokens.get(record.key)

@@ -39,9 +39,7 @@ assert array(_UINT32).itemsize == 4
 @dataclass(frozen=True, slots=True)
 class TokenRecord:
     """``id``: a conversation's or a request's. ``turns``: token counts at which each turn ended.
-
-    ``chunks`` whole chunks were stored, which take ``host_bytes`` and ``durable_bytes``.
-    """
+    ``chunks`` from the front were in the host tier when the last one had."""
 
     id: str
     model: str
@@ -49,8 +47,6 @@ class TokenRecord:
     tokens: Sequence[int] = field(repr=False)
     turns: tuple[int, ...] = ()
     chunks: int = 0
-    host_bytes: int = 0
-    durable_bytes: int = 0
     world_size: int = 1
     written_at_s: float = field(default_factory=time.time)
 
@@ -97,13 +93,11 @@ class TokenRecords:
             packed, *_ = await pipe.execute()
         return self._opened(id, salt, packed) if packed else None
 
-    async def set_bytes(self, record: TokenRecord, *, host: int, durable: int) -> None:
-        """Where its chunks lie has changed; a record that is gone stays gone."""
-        key = self._key(record.salt, record.id)
-        told = {"host_bytes": host, "durable_bytes": durable}
+    async def turns(self, salt: str, id: str) -> tuple[int, ...]:
+        """Of the record, without its tokens; none where there is no record."""
         async with in_our_words():
-            if await self._redis.exists(key):
-                await self._redis.hset(key, mapping=cast("Any", told))
+            found = cast("bytes | None", await self._redis.hget(self._key(salt, id), "turns"))
+        return tuple(_from_bytes(found or b""))
 
     async def forget(self, salt: str, id: str) -> bool:
         """True if there was one."""
@@ -163,8 +157,6 @@ def _packed(record: TokenRecord) -> dict[str, bytes | str | int | float]:
         "tokens": _to_bytes(record.tokens),
         "turns": _to_bytes(record.turns),
         "chunks": record.chunks,
-        "host_bytes": record.host_bytes,
-        "durable_bytes": record.durable_bytes,
         "world_size": record.world_size,
         "written_at_s": record.written_at_s,
     }
@@ -178,8 +170,6 @@ def _unpacked(id: str, salt: str, packed: dict[bytes, bytes]) -> TokenRecord:
         tokens=_from_bytes(packed[b"tokens"]),
         turns=tuple(_from_bytes(packed[b"turns"])),
         chunks=int(packed[b"chunks"]),
-        host_bytes=int(packed[b"host_bytes"]),
-        durable_bytes=int(packed[b"durable_bytes"]),
         world_size=int(packed[b"world_size"]),
         written_at_s=float(packed[b"written_at_s"]),
     )

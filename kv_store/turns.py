@@ -21,20 +21,20 @@ _HEAD = struct.Struct("<I")
 
 @dataclass(frozen=True, slots=True)
 class TurnTold:
-    """Of a turn's ``tokens``, prompt and answer, the first ``stored_tokens`` lie in the host
+    """Of a turn's ``tokens``, prompt and answer, so many ``chunks`` from the front lie in the host
     tier."""
 
-    stored_tokens: int
+    chunks: int
     tokens: Sequence[int] = field(repr=False)
 
     def packed(self) -> bytes:
-        return _HEAD.pack(self.stored_tokens) + array(_UINT32, self.tokens).tobytes()
+        return _HEAD.pack(self.chunks) + array(_UINT32, self.tokens).tobytes()
 
     @classmethod
     def unpacked(cls, packed: bytes) -> TurnTold:
         """Raises ValueError, struct.error: that is none."""
-        (stored,) = _HEAD.unpack_from(packed)
-        return cls(stored, array(_UINT32, packed[_HEAD.size :]))
+        (chunks,) = _HEAD.unpack_from(packed)
+        return cls(chunks, array(_UINT32, packed[_HEAD.size :]))
 
 
 def digest(tokens: Sequence[int]) -> str:

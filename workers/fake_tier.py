@@ -105,7 +105,7 @@ class FakeKV:
         found = self._tier.found(self._path, salt, prompt, is_near=NEAR in request)
         stored = self._tier.store(self._path, salt, whole)
         if WITH_TOKENS in request:
-            self._turns[request] = TurnTold(stored, whole)
+            self._turns[request] = TurnTold(stored // CHUNK_TOKENS, whole)
         return found.told().decode()
 
     def turn(self, request: str) -> TurnTold | None:

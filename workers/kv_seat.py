@@ -44,7 +44,7 @@ class KVSeat:
 
     def wrap(self, app: ASGIApp) -> ASGIApp:
         """In the running loop, which reads reports as they come from here on."""
-        turns = KVTurns(app, self.reports)
+        turns = KVTurns(app, self.reports, chunk_tokens=self._attachment.chunk_tokens)
         self._reading = asyncio.get_running_loop()
         self._reading.add_reader(self.reports.fileno(), self.reports.receive)
         return KVHeader(turns, self.reports, tier=self._tier, durable=self._attachment.durable)

@@ -21,9 +21,12 @@ _LIMIT_S = 5.0
 class KVTurns:
     """ASGI, around vLLM's app and inside the key gate."""
 
-    def __init__(self, app: ASGIApp, reports: Reports, *, limit_s: float = _LIMIT_S) -> None:
+    def __init__(
+        self, app: ASGIApp, reports: Reports, *, chunk_tokens: int, limit_s: float = _LIMIT_S
+    ) -> None:
         self._app = app
         self._reports = reports
+        self._chunk_tokens = chunk_tokens
         self._limit_s = limit_s
         self._ended: OrderedDict[str, Stored] = OrderedDict()
         self._more = asyncio.Event()
@@ -57,7 +60,7 @@ class KVTurns:
                     await self._more.wait()
         except TimeoutError:
             return None
-        return TurnTold(ended.stored_tokens, ended.token_ids)
+        return TurnTold(ended.stored_tokens // self._chunk_tokens, ended.token_ids)
 
     def _take(self, request: str) -> Stored | None:
         """vLLM builds its own id around the one it is given."""

@@ -27,7 +27,8 @@ from controller.settings import Settings
 from kv_store.conversation_records import ConversationRecords
 from kv_store.conversations import ConversationKey, ConversationRecord, KVPlace
 from kv_store.redis_client import client_at
-from kv_store.turns import digest
+from kv_store.settings import VLLM_BLOCK_TOKENS
+from kv_store.turns import TurnTold, digest
 
 TENANTS = 10
 _AT_ONCE = 50
@@ -120,7 +121,9 @@ async def _put(records: ConversationRecords, some: list[ConversationRecord], luc
     async with asyncio.TaskGroup() as together:
         for record in some:
             tokens = array("I", luck.randbytes(4 * record.tokens))
-            together.create_task(records.put(record, tokens))
+            together.create_task(
+                records.put(record, TurnTold(record.tokens // VLLM_BLOCK_TOKENS, tokens))
+            )
 
 
 def _measure(name: str, unit: str, value: float, **labels: str) -> Measure:

@@ -79,11 +79,11 @@ class Keeping:
         told: TurnTold,
     ) -> None:
         """A turn more, which left these tokens' KV there."""
-        before = entry.record.place
+        before, agreed = entry.record.place, 0
         if before is not None and (before.path, before.salt) != (place.path, place.salt):
             await self._drop(entry.record, before)
         elif before is not None:
-            await self._drop_tail(entry.record, before, told.tokens)
+            agreed = await self._drop_tail(entry.record, before, told.tokens)
         self._count(entry, model, replica, found)
         entry.record = replace(
             self._entries.as_it_is(entry),
@@ -93,7 +93,7 @@ class Keeping:
             residency=Residency.IN_MEMORY.value,
         )
         with _unrecorded("writing"):
-            await self._records.put(entry.record, told.tokens)
+            await self._records.put(entry.record, told, agreed=agreed)
         if entry.line.was_hibernated and not self._entries.limits.keeps_copies:
             with suppress(EngineError):
                 prefix = place.prefix(told.tokens)
@@ -162,15 +162,19 @@ class Keeping:
 
     async def _drop_tail(
         self, record: ConversationRecord, place: KVPlace, tokens: Sequence[int]
-    ) -> None:
-        """What lies beyond where this turn departs from the one before, if it does."""
+    ) -> int:
+        """What lies beyond where this turn departs from the one before, if it does; so many tokens
+        it shares with that one."""
         if not record.tokens or digest(tokens[: record.tokens]) == record.digest:
-            return
+            return record.tokens
+        agreed = 0
         with suppress(EngineError), _unrecorded("reading"):
             prefix = await self._records.prefix(record)
             if prefix is not None:
-                tail = replace(prefix, begin=agreement(prefix.tokens, tokens))
+                agreed = agreement(prefix.tokens, tokens)
+                tail = replace(prefix, begin=agreed)
                 await self._orders.carry_out(place, KVOrder.FORGET, tail)
+        return agreed
 
 
 def _with_bytes(record: ConversationRecord, placed: Placed) -> ConversationRecord:

@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 
 from controller.records_server import RecordsServer
+from kv_store.redis_client import client_at
 from tests.controller.conversing import Fleet, Talk, conversing, fake, hit, records_store
+from workers.fake_tier import CHUNK_TOKENS
 
 LONG = "one two three four five six seven eight"
 
@@ -284,6 +286,24 @@ async def test_all_of_it_survives_a_full_restart(
         for name in ("turns", "tokens", "durable_bytes", "created", "last_use", "residency"):
             assert found["asleep"][name] == before[name]
         assert (await Talk(fleet.as_("one"), "asleep").order("rehydrate")).status_code == 200
+
+
+async def test_where_its_turns_ended_and_how_many_chunks_they_left_is_on_record(
+    tmp_path: Path, store: RecordsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORPOR_RECORDS_SOCKET", str(store.socket))
+    async with conversing(tmp_path) as fleet:
+        talk = Talk(fleet.as_("one"), "c")
+        for text in (LONG, "and then", "and after that"):
+            await talk.send(text)
+        del talk.said[2:]
+        await talk.send("or rather")
+        tokens = (await talk.view())["tokens"]
+    async with client_at(store.socket) as records:
+        (name,) = [key async for key in records.scan_iter("torpor:kv:record:*")]
+        packed = await records.hgetall(name)
+    assert list(memoryview(packed[b"turns"]).cast("I")) == [8 + 16, 8 + 16 + 2 + 16]
+    assert (tokens, int(packed[b"chunks"])) == (42, 42 // CHUNK_TOKENS)
 
 
 async def test_the_records_store_may_go_and_come_back(

@@ -77,7 +77,7 @@ class Life:
         async with self.conversations.turn(key, "m") as turn:
             turn.reaches()
             self.hand.store(said, salt)
-            await turn.spoke("m#0", salt, b"", TurnTold(len(said), said))
+            await turn.spoke("m#0", salt, b"", TurnTold(len(said) // CHUNK, said))
 
     async def order(self, what: str, name: str) -> None:
         operation = getattr(self.conversations, what)(ConversationKey("t", name))

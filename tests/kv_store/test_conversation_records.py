@@ -27,7 +27,9 @@ from kv_store.conversations import (
     MemoryRecords,
     RecordsUnavailable,
 )
+from kv_store.records import TokenRecords
 from kv_store.settings import Redis
+from kv_store.turns import TurnTold
 from tests.kv_store.hand import tokens
 
 PLACE = KVPlace("node", "/models/m", "salt", world_size=2)
@@ -64,7 +66,7 @@ def records(
 async def test_what_was_put_is_found_at_the_next_start(
     records: ConversationRecords | MemoryRecords,
 ) -> None:
-    await records.put(RECORD, tokens(2))
+    await records.put(RECORD, TurnTold(2, tokens(2)))
     await records.put(replace(RECORD, turns=4))
     other = replace(RECORD, key=ConversationKey("", "c:1"), place=None, last_use_s=9.0)
     await records.put(other)
@@ -78,11 +80,35 @@ async def test_what_was_put_is_found_at_the_next_start(
     await records.close()
 
 
+async def test_where_turns_ended_stays_on_record_as_far_as_they_agree(
+    client: Client, valkey: Redis
+) -> None:
+    records, of_tokens = ConversationRecords.at(valkey), TokenRecords(client, kept_s=60)
+    said, other = tokens(3), tokens(3, seed=1)
+    turns: list[tuple[list[int], int]] = [
+        (said[:200], 0),
+        (said[:300], 200),
+        ([*said[:250], *other[:90]], 250),
+        (other, 0),
+    ]
+    kept = []
+    for spoken, agreed in turns:
+        told = TurnTold(len(spoken) // 128, spoken)
+        await records.put(RECORD, told, agreed=agreed)
+        await records.put(replace(RECORD, turns=9))
+        found = await of_tokens.get("salt", str(RECORD.key))
+        assert found is not None
+        assert list(found.tokens) == spoken
+        kept.append((found.turns, found.chunks))
+    assert kept == [((200,), 1), ((200, 300), 2), ((200, 340), 2), ((384,), 3)]
+    await records.close()
+
+
 async def test_many_that_end_together_all_go_on_record(
     records: ConversationRecords | MemoryRecords,
 ) -> None:
     many = [replace(RECORD, key=ConversationKey("t", f"c{n}"), last_use_s=n) for n in range(300)]
-    await asyncio.gather(*(records.put(each, tokens(1)) for each in many))
+    await asyncio.gather(*(records.put(each, TurnTold(1, tokens(1))) for each in many))
     assert await records.open() == many
     await records.close()
 
@@ -90,7 +116,7 @@ async def test_many_that_end_together_all_go_on_record(
 async def test_tokens_can_be_forgotten_alone(
     records: ConversationRecords | MemoryRecords,
 ) -> None:
-    await records.put(RECORD, tokens(1))
+    await records.put(RECORD, TurnTold(1, tokens(1)))
     await records.forget_tokens(RECORD)
     assert await records.prefix(RECORD) is None
     assert await records.open() == [RECORD]
@@ -99,7 +125,7 @@ async def test_tokens_can_be_forgotten_alone(
 
 async def test_nothing_is_left_of_what_was_forgotten(client: Client, valkey: Redis) -> None:
     records = ConversationRecords.at(valkey)
-    await records.put(RECORD, tokens(1))
+    await records.put(RECORD, TurnTold(1, tokens(1)))
     await records.forget(RECORD)
     assert await records.open() == []
     assert await client.keys("*") == []
@@ -120,7 +146,7 @@ async def test_the_embedded_store_keeps_what_it_was_told_over_its_end() -> None:
         for _ in range(2):
             server.start()
             records = ConversationRecords.at_socket(server.socket)
-            await records.put(RECORD, tokens(1))
+            await records.put(RECORD, TurnTold(1, tokens(1)))
             assert await records.open() == [RECORD]
             await records.close()
             server.stop()
@@ -136,7 +162,7 @@ async def test_a_store_that_dies_is_started_again_and_found_again() -> None:
         server = RecordsServer(Path(directory, "data"), Path(directory, "s"), lambda: None)
         server.start()
         records = ConversationRecords.at_socket(server.socket)
-        await records.put(RECORD, tokens(1))
+        await records.put(RECORD, TurnTold(1, tokens(1)))
         waiting = [sys.executable, "-c", "import sys; sys.stdin.read()"]
         loop, codes = asyncio.get_running_loop(), asyncio.Queue[int]()
 

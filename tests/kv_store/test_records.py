@@ -21,8 +21,6 @@ TURN = TokenRecord(
     tokens=[0, 1, 49_151, 2**32 - 1],
     turns=(2, 4),
     chunks=3,
-    host_bytes=300,
-    durable_bytes=200,
     world_size=2,
 )
 
@@ -61,6 +59,13 @@ async def test_a_token_takes_four_bytes(records: TokenRecords, client: Client) -
     assert await client.hstrlen("torpor:kv:record:salt:conversation-1", "tokens") == 4 * 8 * 128  # type: ignore[misc]
 
 
+async def test_its_turns_are_told_without_its_tokens(records: TokenRecords) -> None:
+    await records.put(TURN)
+
+    assert await records.turns("salt", "conversation-1") == (2, 4)
+    assert await records.turns("salt", "gone") == ()
+
+
 async def test_the_next_turn_replaces_the_record(records: TokenRecords) -> None:
     await records.put(TURN)
     await records.put(replace(TURN, tokens=[*TURN.tokens, 5], turns=(2, 4, 5)))
@@ -86,18 +91,6 @@ async def test_what_is_forgotten_is_gone(records: TokenRecords) -> None:
     assert await records.forget("salt", "conversation-1") is False
     assert await records.get("salt", "conversation-1") is None
     assert await records.ids("salt") == []
-
-
-async def test_bytes_follow_the_chunks(records: TokenRecords) -> None:
-    await records.put(TURN)
-
-    await records.set_bytes(TURN, host=0, durable=300)
-    await records.set_bytes(replace(TURN, id="gone"), host=1, durable=1)
-
-    found = await records.get("salt", "conversation-1")
-    assert found is not None
-    assert (found.host_bytes, found.durable_bytes) == (0, 300)
-    assert await records.get("salt", "gone") is None
 
 
 async def test_the_index_forgets_what_has_expired(records: TokenRecords, client: Client) -> None:

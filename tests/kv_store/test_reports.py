@@ -176,7 +176,7 @@ def test_of_a_long_turn_the_beginning_is_told(reports: Reports, reporter: Report
 @pytest.fixture
 async def turns(reports: Reports) -> AsyncIterator[httpx.AsyncClient]:
     reading = asyncio.get_running_loop()
-    app: Any = KVTurns(Starlette(), reports, limit_s=0.05)
+    app: Any = KVTurns(Starlette(), reports, chunk_tokens=128, limit_s=0.05)
     reading.add_reader(reports.fileno(), reports.receive)
     transport = httpx.ASGITransport(app)
     async with httpx.AsyncClient(transport=transport, base_url="http://engine") as asking:
@@ -191,7 +191,7 @@ async def test_the_controller_asks_for_a_turn_once(
 
     told = TurnTold.unpacked((await turns.post(PATH, content=b"me-turn-1")).content)
 
-    assert (told.stored_tokens, list(told.tokens)) == (299, list(range(300)))
+    assert (told.chunks, list(told.tokens)) == (2, list(range(300)))
     assert (await turns.post(PATH, content=b"me-turn-1")).status_code == 404
 
 
@@ -200,7 +200,7 @@ async def test_who_asks_early_waits(turns: httpx.AsyncClient, reporter: Reporter
     await asyncio.sleep(0)
     reporter.send(turn(3))
 
-    assert TurnTold.unpacked((await asking).content).stored_tokens == 2
+    assert TurnTold.unpacked((await asking).content).chunks == 0
 
 
 async def test_an_empty_id_is_nobodys(turns: httpx.AsyncClient, reporter: Reporter) -> None:
