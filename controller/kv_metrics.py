@@ -19,6 +19,12 @@ class KVMetrics:
             ["model", "tier"],
             registry=registry,
         )
+        self._computed = Counter(
+            "torpor_kv_computed_tokens",
+            "Tokens of prompts that were computed, by why; absent: they lie in no tier.",
+            ["model", "reason"],
+            registry=registry,
+        )
         self._exports = Counter(
             "torpor_kv_exports", "Exports before a sleep.", ["model", "outcome"], registry=registry
         )
@@ -62,6 +68,7 @@ class KVMetrics:
             if found.hit:
                 self._tokens.labels(model, found.tier).inc(found.hit)
             self._tokens.labels(model, "computed").inc(found.computed)
+            self._computed.labels(model, found.why or "absent").inc(found.computed)
 
     def exported(self, model: str, export: KVExport) -> None:
         self._exports.labels(model, "partly" if export.failed else "ok").inc()

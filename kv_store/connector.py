@@ -36,7 +36,8 @@ from vllm.distributed.kv_transfer.kv_connector.v1.base import KVConnectorRole
 
 from kv_store.attach import CHUNK_TOKENS, LOOKUP_LIMIT_S, REPORTS
 from kv_store.connector_worker import NotStored, TierWorker
-from kv_store.reports import WITH_TOKENS, Found, Reporter, Stored
+from kv_store.found import Why
+from kv_store.reports import NEAR, WITH_TOKENS, Found, Reporter, Stored
 
 # LMCache imports numba, whose handle on LLVM answers to every name with a function, ``__dict__``
 # included. vLLM, when it replaces its Triton kernels on a CPU, looks into everything imported.
@@ -52,6 +53,7 @@ class TorporConnector(LMCacheMPConnector):  # type: ignore[misc]
         self._lookup_limit_s = float(extra[LOOKUP_LIMIT_S])
         self._reporter = Reporter(extra.get(REPORTS))
         self._told: dict[str, Found] = {}
+        self._given_up: set[str] = set()
         self._ending: dict[str, Stored] = {}
         self._not_stored: dict[str, int] = {}
         if role == KVConnectorRole.SCHEDULER:
@@ -82,12 +84,15 @@ class TorporConnector(LMCacheMPConnector):  # type: ignore[misc]
                 return None, is_loaded_later
             self._give_up(tracker)
             found, is_loaded_later = 0, False
+        prompt_tokens, tier_tokens = request.num_prompt_tokens, tracker.num_lmcache_hit_tokens
+        computed_tokens = prompt_tokens - max(num_computed_tokens, tier_tokens)
         self._report_found(
             Found(
                 request.request_id,
-                prompt_tokens=request.num_prompt_tokens,
+                prompt_tokens=prompt_tokens,
                 engine_tokens=num_computed_tokens,
-                tier_tokens=tracker.num_lmcache_hit_tokens,
+                tier_tokens=tier_tokens,
+                why=self._why_computed(tracker, computed_tokens),
             )
         )
         return found, is_loaded_later
@@ -96,6 +101,7 @@ class TorporConnector(LMCacheMPConnector):  # type: ignore[misc]
         self, request: Any, block_ids: list[int]
     ) -> tuple[bool, dict[str, Any] | None]:
         self._told.pop(request.request_id, None)
+        self._given_up.discard(request.request_id)
         tracker = self.request_trackers.get(request.request_id)
         if tracker is not None and tracker.cache_salt:
             self._ending[request.request_id] = Stored(
@@ -131,6 +137,17 @@ class TorporConnector(LMCacheMPConnector):  # type: ignore[misc]
         """The durable tier is too slow for this request; what it loads stays for the next one."""
         self.scheduler_adapter.cleanup_lookup_result(tracker.request_id)
         tracker.state = LMCacheMPRequestState.BYPASS_LMCACHE
+        self._given_up.add(tracker.request_id)
+
+    def _why_computed(self, tracker: Any, computed_tokens: int) -> str:
+        """Of ``kv_store.found.Why``; empty where no more could lie in a tier, or was found."""
+        if computed_tokens < self._chunk_tokens:
+            return ""
+        if tracker.state == LMCacheMPRequestState.BYPASS_LMCACHE:
+            return Why.SLOW if tracker.request_id in self._given_up else Why.FAILED
+        if not self.scheduler_adapter.is_healthy:
+            return Why.AWAY
+        return Why.NEAR if NEAR in tracker.request_id else ""
 
     def _report_found(self, found: Found) -> None:
         """Once, though vLLM asks again at each step until there is room for the request."""

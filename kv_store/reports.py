@@ -37,12 +37,14 @@ _KEPT = 4096
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """Before a request runs: how much of its prompt the engine holds itself, how much the tier."""
+    """Before a request runs: how much of its prompt the engine holds itself, how much the tier, and
+    ``why`` (``kv_store.found``) the rest is computed that may lie there."""
 
     request: str
     prompt_tokens: int
     engine_tokens: int
     tier_tokens: int
+    why: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
-from kv_store.found import PromptFound
+from kv_store.found import PromptFound, Why
 from kv_store.lmcache_client import Placed, Prefix
 from kv_store.placing import KVOrder
 from kv_store.reports import NEAR, WITH_TOKENS
@@ -61,7 +61,8 @@ class FakeTier:
                 break
             self.host.add(chunk)
             hit += CHUNK_TOKENS
-        return PromptFound(hit, len(tokens), tier)
+        is_spared = is_near and len(tokens) - hit >= CHUNK_TOKENS
+        return PromptFound(hit, len(tokens), tier, Why.NEAR if is_spared else "")
 
     def carry_out(self, order: KVOrder, prefix: Prefix) -> Placed:
         """Raises EngineError while it is away."""

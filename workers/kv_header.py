@@ -5,8 +5,9 @@ held back until its first body; nobody loses by it, since a head without a body 
 A stream of the Responses API begins with two events that are made before the prompt is looked at:
 they wait for the third, or for what was found.
 ``engine`` is the engine's own prefix cache; ``unknown``, that the KV server did not say in a
-moment which of its tiers it was, or named one that the engine was not told of. A response whose
-request asked for no KV has no such header.
+moment which of its tiers it was, or named one that the engine was not told of. Behind it stands
+``why=slow``, or another of ``kv_store.found.Why``, where KV was computed that may lie in a tier. A
+response whose request asked for no KV has no such header.
 """
 
 from __future__ import annotations
@@ -77,7 +78,7 @@ class KVHeader:
             return []
         looked = await self._looked(found)
         hit = max(found.engine_tokens, found.tier_tokens)
-        told = PromptFound(hit, found.prompt_tokens, self._where(found, looked))
+        told = PromptFound(hit, found.prompt_tokens, self._where(found, looked), found.why)
         return [(NAME, told.told())]
 
     async def _looked(self, found: Found) -> Looked | None:

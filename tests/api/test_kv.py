@@ -13,6 +13,10 @@ from tests.api.conftest import Stand
 from tests.api.engine import ScriptedEngine, Seen, answer
 
 
+async def given_up(engine: ScriptedEngine, seen: Seen, send: object) -> None:
+    await answer(send, 200, b"{}", x_torpor_kv="hit=128 of 1834 tier=host why=slow")
+
+
 async def restored(engine: ScriptedEngine, seen: Seen, send: object) -> None:
     await answer(send, 200, b"{}", x_torpor_kv="hit=1792 of 1834 tier=redis")
 
@@ -135,6 +139,17 @@ async def test_what_was_found_is_told_and_counted(stand: Stand) -> None:
     text = (await client.get("/metrics")).text
     assert 'torpor_kv_prompt_tokens_total{model="chat",tier="redis"} 1792.0' in text
     assert 'torpor_kv_prompt_tokens_total{model="chat",tier="computed"} 42.0' in text
+    assert 'torpor_kv_computed_tokens_total{model="chat",reason="absent"} 42.0' in text
+
+
+async def test_why_kv_was_computed_is_counted(stand: Stand) -> None:
+    stand.leases.kv_identity = "weights"
+    await stand.engine(given_up)
+    client = await stand.open()
+    await client.post("/v1/chat/completions", json=body())
+    text = (await client.get("/metrics")).text
+    assert 'torpor_kv_prompt_tokens_total{model="chat",tier="host"} 128.0' in text
+    assert 'torpor_kv_computed_tokens_total{model="chat",reason="slow"} 1706.0' in text
 
 
 async def test_the_engine_is_given_an_id_that_nobody_can_guess(stand: Stand) -> None:

@@ -150,6 +150,8 @@ async def test_where_computing_is_sooner_as_measured_the_durable_tier_is_left_al
     talk.said = [{"role": "user", "content": VERY_LONG}]
     assert hit(await talk.send("and then")) == 400, "it lay in the host tier by then"
     await talk.order("hibernate")
-    assert hit(await talk.send("once more")) == 0
+    spared = await talk.send("once more")
+    assert hit(spared) == 0
+    assert spared.headers["x-torpor-kv"].endswith("tier=none why=near")
     assert await recalls(fleet) == {"fetched": 1, "computed": 2}
     assert tier(await talk.send("and again")) == "host", "what was computed is kept"

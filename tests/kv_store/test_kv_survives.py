@@ -105,6 +105,7 @@ async def test_kv_survives_sleep_and_a_restart_of_everything(
         async with engine(model, attachment, lookup_limit_s=PATIENT_S) as second_engine:
             absent = await ask(second_engine, everything[500:800], "absent")
             assert (absent["cached"], absent["tier"]) == (0, 0), "it starts, and answers, without"
+            assert absent["header"] == "hit=0 of 300 tier=none why=away"
             await tier.server.start()
             await attached(second_engine, turn[:300])
             after = await ask(second_engine, prompt, "another-process")

@@ -77,7 +77,7 @@ class Answering:
 
     def __init__(self, reporter: Reporter) -> None:
         self._reporter = reporter
-        self.finds: dict[str, int] | None = None
+        self.finds: dict[str, Any] | None = None
 
     async def answer(self, request: Request) -> Response:
         asked = request.headers["x-request-id"]
@@ -117,13 +117,17 @@ async def client(answering: Answering, reports: Reports) -> AsyncIterator[httpx.
         ({"engine_tokens": 0, "tier_tokens": 0}, "hit=0 of 100 tier=none"),
         ({"engine_tokens": 96, "tier_tokens": 0}, "hit=96 of 100 tier=engine"),
         ({"engine_tokens": 16, "tier_tokens": 64}, "hit=64 of 100 tier=unknown"),
+        (
+            {"engine_tokens": 0, "tier_tokens": 0, "why": "slow"},
+            "hit=0 of 100 tier=none why=slow",
+        ),
         (None, None),
     ],
 )
 async def test_the_header_tells_what_was_found(
     client: httpx.AsyncClient,
     answering: Answering,
-    finds: dict[str, int] | None,
+    finds: dict[str, Any] | None,
     header: str | None,
 ) -> None:
     answering.finds = finds
