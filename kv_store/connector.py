@@ -109,6 +109,7 @@ class TorporConnector(LMCacheMPConnector):  # type: ignore[misc]
                 tokens=len(tracker.all_token_ids),
                 stored_tokens=tracker.num_stored_tokens,
                 already_tokens=tracker.num_lmcache_hit_tokens,
+                ranks=self.scheduler_adapter.world_size,
                 token_ids=_told(request.request_id, tracker.all_token_ids),
             )
         is_freed_later, params = super().request_finished(request, block_ids)

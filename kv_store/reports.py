@@ -56,6 +56,8 @@ class Stored:
     tokens: int
     stored_tokens: int
     already_tokens: int
+    ranks: int = 1
+    """Each of which stored a part of every token's KV."""
     token_ids: Sequence[int] = field(default=(), repr=False)
     """Of the whole request, answer included, where it was to tell them."""
 

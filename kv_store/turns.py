@@ -16,25 +16,26 @@ from hashlib import blake2b
 
 PATH = "/torpor/turn"
 _UINT32 = "I"
-_HEAD = struct.Struct("<I")
+_HEAD = struct.Struct("<II")
 
 
 @dataclass(frozen=True, slots=True)
 class TurnTold:
     """Of a turn's ``tokens``, prompt and answer, so many ``chunks`` from the front lie in the host
-    tier."""
+    tier, in as many parts as there are ``ranks`` that hold one."""
 
     chunks: int
     tokens: Sequence[int] = field(repr=False)
+    ranks: int = 1
 
     def packed(self) -> bytes:
-        return _HEAD.pack(self.chunks) + array(_UINT32, self.tokens).tobytes()
+        return _HEAD.pack(self.chunks, self.ranks) + array(_UINT32, self.tokens).tobytes()
 
     @classmethod
     def unpacked(cls, packed: bytes) -> TurnTold:
         """Raises ValueError, struct.error: that is none."""
-        (chunks,) = _HEAD.unpack_from(packed)
-        return cls(chunks, array(_UINT32, packed[_HEAD.size :]))
+        chunks, ranks = _HEAD.unpack_from(packed)
+        return cls(chunks, array(_UINT32, packed[_HEAD.size :]), ranks)
 
 
 def digest(tokens: Sequence[int]) -> str:

@@ -60,7 +60,7 @@ class KVTurns:
                     await self._more.wait()
         except TimeoutError:
             return None
-        return TurnTold(ended.stored_tokens // self._chunk_tokens, ended.token_ids)
+        return TurnTold(ended.stored_tokens // self._chunk_tokens, ended.token_ids, ended.ranks)
 
     def _take(self, request: str) -> Stored | None:
         """vLLM builds its own id around the one it is given."""

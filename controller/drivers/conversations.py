@@ -283,6 +283,7 @@ class LiveTurn:
         place = self._keeping.place(replica, salt) if told is not None else None
         if told is None or place is None:
             return await self._keeping.answered(self._entry, self._model, replica, found)
+        place = replace(place, world_size=told.ranks)
         await self._keeping.took_place(self._entry, self._model, replica, found, place, told)
         self.outcome = Outcome.DONE
         return None

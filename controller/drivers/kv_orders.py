@@ -1,4 +1,4 @@
-"""The KVOrders port on a live driver: which node, which path, which ranks; then the pool."""
+"""The KVOrders port on a live driver: which node, which path; then the pool."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class LiveKVOrders:
         spec = self._driver.engines.get(known.model) if known is not None else None
         if known is None or spec is None or known.place is None:
             return None
-        return KVPlace(known.place.node, spec.path, salt, spec.ranks)
+        return KVPlace(known.place.node, spec.path, salt)
 
     async def carry_out(self, place: KVPlace, order: KVOrder, prefix: Prefix) -> Placed:
         """A node that has gone took its host tier along; the durable one may be shared."""

@@ -44,7 +44,7 @@ pytestmark = [
 ]
 
 CYCLES, ROUNDS, LANES = 1000, 5, 8
-CHUNK = 128
+CHUNK, CHUNK_BYTES = 128, 32 * 1024
 MODEL = "lives"
 TEXTS = [tokens(4, seed=seed) for seed in range(8)]
 
@@ -141,6 +141,25 @@ async def test_only_what_was_added_is_written_again(life: Life) -> None:
     await life.order("hibernate", "c")
     assert life.files() == 4
     await life.order("delete", "c")
+
+
+async def test_every_ranks_part_of_a_conversation_goes_with_it(life: Life) -> None:
+    said, key = TEXTS[2], ConversationKey("t", "wide")
+    ranks = life.tier.ranks(MODEL, 2)
+    async with life.conversations.turn(key, "m") as turn:
+        turn.reaches()
+        for rank in ranks:
+            rank.store(said)
+        await turn.spoke("m#0", "s", b"", TurnTold(4, said, ranks=2))
+
+    await life.order("hibernate", "wide")
+    assert life.files() == 8
+    assert life.conversations.view(key).durable_bytes == 8 * CHUNK_BYTES
+    await life.order("rehydrate", "wide")
+    assert ranks[1].lookup(said, request="cmpl-wide-near-turn-1") == 4
+    await life.order("delete", "wide")
+    assert life.files() == 0
+    assert ranks[0].lookup(said) == 0
 
 
 @pytest.mark.parametrize("life", [True], ids=["keep"], indirect=True)
