@@ -138,6 +138,10 @@ class EngineGone(EngineError):
     """The actor, or a process under it, is dead or out of reach."""
 
 
+class KeepsNoKV(EngineError):
+    """The node has no KV tier."""
+
+
 class OrderTimedOut(EngineError):
     """No answer in time; the engine may or may not carry the order out."""
 

@@ -23,7 +23,7 @@ from kv_store.server_command import segment_path
 from kv_store.settings import KVAttachment, TierSettings
 from workers import leavings, processes
 from workers.capacity import MemoryPolicy, devices_and_host
-from workers.engine import EngineError
+from workers.engine import EngineError, KeepsNoKV
 from workers.host_memory import kills
 from workers.kv_tier import KVTier
 from workers.node_memory import node_memory, own_of
@@ -93,7 +93,7 @@ class NodeAgent:
     async def kv(self, order: KVOrder, prefix: Prefix, limit_s: float) -> Placed:
         """Of the node's KV server, whose ports are on loopback. Raises EngineError."""
         if self._kv is None:
-            raise EngineError("this node keeps no KV")
+            raise KeepsNoKV("this node keeps no KV")
         try:
             return await place(self._kv.client, order, prefix, limit_s)
         except TierUnavailable as error:
@@ -102,7 +102,7 @@ class NodeAgent:
     async def resize_kv(self, to_bytes: int, limit_s: float) -> int:
         """How large the node's KV tier may grow then. Raises EngineError."""
         if self._kv is None:
-            raise EngineError("this node keeps no KV")
+            raise KeepsNoKV("this node keeps no KV")
         try:
             return await self._kv.resize(to_bytes, limit_s)
         except TierUnavailable as error:
