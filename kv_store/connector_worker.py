@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from lmcache.integration.vllm import vllm_multi_process_adapter as adapters
 from lmcache.integration.vllm.lmcache_mp_metadata import LMCacheMPRequestMetadata
 from lmcache.v1.multiprocess.futures import MessagingFuture
@@ -137,13 +138,32 @@ class TierWorker:
         except (*_UNREACHABLE, ValueError):
             return False
         reregister = adapters.LMCacheMPWorkerAdapter._reregister_kv_caches_callback
-        return bool(reregister(self._worker))
+        with self._shown_a_layout():
+            return bool(reregister(self._worker))
+
+    @contextmanager
+    def _shown_a_layout(self) -> Iterator[None]:
+        """LMCache looks at the layout of KV alone, but would not look at what has no storage, as
+        that of an engine which sleeps on a CPU. Nothing is stored or loaded meanwhile: the server
+        counts as lost until this is over."""
+        caches = self._worker.kv_caches
+        if any(not each.untyped_storage().nbytes() for each in caches.values()):
+            self._worker.kv_caches = {name: _like(each) for name, each in caches.items()}
+        try:
+            yield
+        finally:
+            self._worker.kv_caches = caches
 
     def _check_chunk_tokens(self) -> None:
         worker = self._worker
         answered = adapters.get_lmcache_chunk_size(worker.req_client, timeout=worker._mq_timeout)
         if answered != self._chunk_tokens:
             raise ValueError(f"the server's chunks have {answered} tokens")
+
+
+def _like(cache: torch.Tensor) -> torch.Tensor:
+    """Of that layout. Nobody writes to it, so it takes no memory."""
+    return torch.empty_strided(cache.size(), cache.stride(), dtype=cache.dtype)
 
 
 def _failed() -> MessagingFuture[bool]:

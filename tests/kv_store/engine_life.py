@@ -76,10 +76,14 @@ class Life:
                     return {"tokens": stored.tokens, "stored": stored.stored_tokens}
                 await asyncio.sleep(0.01)
 
+    async def sleep(self, rest: str) -> dict[str, Any]:
+        return {"slept_s": (await self._engine.sleep(Rest(rest))).phases_s}
+
+    async def wake(self) -> dict[str, Any]:
+        return {"woke_s": (await self._engine.wake()).phases_s}
+
     async def nap(self, rest: str) -> dict[str, Any]:
-        slept = await self._engine.sleep(Rest(rest))
-        woke = await self._engine.wake()
-        return {"slept_s": slept.phases_s, "woke_s": woke.phases_s}
+        return await self.sleep(rest) | await self.wake()
 
     async def freeze(self, prompt: list[int], request: str, rest: str) -> dict[str, Any]:
         """An answer is frozen in its middle; what it is, and what was found when it went on."""

@@ -100,6 +100,7 @@ async def test_kv_survives_sleep_and_a_restart_of_everything(
         await what_comes_then_is_stored(first_engine, everything[500:900])
         await exported(tier, str(model), prompt)
         await the_store_stands_still(first_engine, tier, proxy, prompt, before["text"])
+        await first_engine.order("sleep", rest="level_1")
         await tier.server.stop()
         store.restart()
         async with engine(model, attachment, lookup_limit_s=PATIENT_S) as second_engine:
@@ -113,10 +114,19 @@ async def test_kv_survives_sleep_and_a_restart_of_everything(
             assert after["header"] == "hit=1792 of 1834 tier=redis", "the host tier was new"
             stranger = await ask(second_engine, prompt, "stranger", salt="another-tenant", most=1)
             assert stranger["tier"] == 0
+            await engines_attached(tier, 2)
+            await first_engine.order("wake")
             await attached(first_engine, turn[:300])
             await replicas_take_turns(first_engine, second_engine, everything[700:])
             await first_engine.kill()
             await the_server_dies_in_a_load(second_engine, tier, proxy, turn[:300])
+
+
+async def engines_attached(tier: Tier, count: int) -> None:
+    """Asleep or awake."""
+    async with asyncio.timeout(PATIENT_S):
+        while len((await tier.server.client.status())["registered_non_cuda_instance_ids"]) < count:
+            pass
 
 
 async def asleep_and_awake(asked: Engine, prompt: list[int]) -> dict[str, Any]:
