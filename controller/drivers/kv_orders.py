@@ -37,8 +37,9 @@ class LiveKVOrders:
         node = place.node if place.node in nodes else nodes[0]
         limit_s = _RECALL_LIMIT_S if order is KVOrder.RECALL else _LIMIT_S
         others = [each for each in nodes if each != node] if order is KVOrder.FORGET else []
+        placed = await self._driver.pool.kv(node, order, prefix, limit_s)
         await asyncio.gather(*(self._forget_elsewhere(each, prefix) for each in others))
-        return await self._driver.pool.kv(node, order, prefix, limit_s)
+        return placed
 
     async def _forget_elsewhere(self, node: str, prefix: Prefix) -> None:
         with suppress(EngineGone, KeepsNoKV):

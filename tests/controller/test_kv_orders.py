@@ -79,5 +79,6 @@ async def test_a_tier_that_could_not_forget_is_told_of_and_a_node_that_has_gone_
     nodes.tiers["a"].is_away = True
     with pytest.raises(EngineError, match="away"):
         await orders.carry_out(place("b"), KVOrder.FORGET, PREFIX)
+    assert not nodes.tiers["b"].host
     nodes.gone.add("a")
     await orders.carry_out(place("b"), KVOrder.FORGET, PREFIX)
