@@ -80,7 +80,8 @@ class Life:
         return {"slept_s": (await self._engine.sleep(Rest(rest))).phases_s}
 
     async def wake(self) -> dict[str, Any]:
-        return {"woke_s": (await self._engine.wake()).phases_s}
+        woke = await self._engine.wake()
+        return {"woke_s": woke.phases_s, "kv_identity": woke.kv_identity}
 
     async def nap(self, rest: str) -> dict[str, Any]:
         return await self.sleep(rest) | await self.wake()

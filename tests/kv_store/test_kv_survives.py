@@ -43,10 +43,17 @@ all that it kept."""
 
 
 @pytest.fixture(scope="module")
-def model(pytestconfig: pytest.Config) -> Path:
+def model(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """With a description of its own, which is changed in the end."""
     count_engine_starts(pytestconfig, 2)
     models = Path(os.environ.get("TORPOR_MODELS", ROOT / ".torpor/models"))
-    return demo_models.prepare(models)[demo_models.CHAT]
+    own = tmp_path_factory.mktemp("model")
+    for file in demo_models.prepare(models)[demo_models.CHAT].iterdir():
+        if file.name == "config.json":
+            (own / file.name).write_bytes(file.read_bytes())
+        else:
+            (own / file.name).symlink_to(file)
+    return own
 
 
 @pytest.fixture(scope="module")
@@ -120,6 +127,7 @@ async def test_kv_survives_sleep_and_a_restart_of_everything(
             await replicas_take_turns(first_engine, second_engine, everything[700:])
             await first_engine.kill()
             await the_server_dies_in_a_load(second_engine, tier, proxy, turn[:300])
+            await what_lies_under_its_path_is_looked_at_with_each_reload(second_engine, model)
 
 
 async def engines_attached(tier: Tier, count: int) -> None:
@@ -221,6 +229,17 @@ async def the_server_dies_in_a_load(
     lost = await asking
     assert (lost["cached"], len(lost["tokens"])) == (0, 4)
     await attached(asked, known)
+
+
+async def what_lies_under_its_path_is_looked_at_with_each_reload(
+    asked: Engine, model: Path
+) -> None:
+    before = (await asked.order("nap", rest="level_2"))["kv_identity"]
+    config = model / "config.json"
+    config.write_text(config.read_text().replace("{", '{"another": "checkpoint",', 1))
+    kept = (await asked.order("nap", rest="level_1"))["kv_identity"]
+    after = (await asked.order("nap", rest="level_2"))["kv_identity"]
+    assert before == kept != after, "weights that stayed in memory are those from before"
 
 
 async def loads(tier: Tier) -> int:
