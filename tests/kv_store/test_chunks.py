@@ -160,6 +160,21 @@ async def test_a_host_tier_that_shrinks_hands_its_memory_back_and_loses_nothing(
     assert hand.load(old) == stored_old
 
 
+async def test_what_the_host_tier_has_no_room_for_is_not_stored(tier: Tier) -> None:
+    client, hand, long = tier.server.client, tier.hand("crowded"), tokens(400, seed=45)
+    hand.clear_as_stock_does()
+    await client.resize(SMALL_BYTES, limit_s=60)
+
+    assert hand.store(long) == []
+
+    exported = await client.export(hand.prefix(long), limit_s=LIMIT_S)
+    assert (exported.absent, exported.failed, hand.lookup(long)) == (400, 0, 0)
+    fitting = hand.store(long[: 100 * 128])
+    assert len(fitting) == 100
+    assert hand.load(long) == fitting
+    await client.resize(tier.settings.host_bytes, limit_s=LIMIT_S)
+
+
 def taken_bytes(tier: Tier) -> int:
     return file_bytes([segment_path(tier.settings)])
 
