@@ -16,7 +16,7 @@ from benchmarks.running import BenchError
 from benchmarks.wake.asking import Clock, Told, Unanswered
 
 _PATH = "/v1/completions"
-_FOUND = re.compile(r"(?:: torpor kv )?hit=(?P<hit>\d+) of \d+ tier=(?P<tier>\w+)$")
+_FOUND = re.compile(r"(?:: torpor kv )?hit=(?P<hit>\d+) of \d+ tier=(?P<tier>\w+)\b")
 _IDS = range(1_000, 20_000)
 """Ordinary tokens of any vocabulary."""
 _NO_LIMIT = httpx.Timeout(None, connect=5.0)
