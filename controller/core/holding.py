@@ -29,7 +29,7 @@ def remember(
     took: Iterable[Took],
     held: Iterable[tuple[Depth, Footprint]],
 ) -> None:
-    """From before this run; what it measured itbooks stays."""
+    """From before this run; what it measured itself stays."""
     for one in took:
         books.costs.remember(record.spec.name, one)
     for depth, footprint in held:
