@@ -116,6 +116,18 @@ async def lived(app: Any) -> AsyncIterator[None]:
 
 
 @asynccontextmanager
+async def controlled(directory: Path, raw: dict[str, Any], pool: LocalPool) -> AsyncIterator[str]:
+    """Where a controller with this configuration answers, over this pool."""
+    file = directory / "fleet.yaml"
+    file.write_text(yaml.safe_dump(raw))
+    controller = assemble(load(file, {"TORPOR_STATE_DIR": str(directory)}), pool)
+    serving = running(controller.app, lifespan="off", http=ClientConnection)
+    async with lived(controller.app), serving as port:
+        yield f"http://127.0.0.1:{port}"
+    await pool.shut_down()
+
+
+@asynccontextmanager
 async def conversing(
     directory: Path, *, models: tuple[dict[str, Any], ...] = (), **more: Any
 ) -> AsyncIterator[Fleet]:
@@ -140,17 +152,11 @@ async def conversing(
             ]
         },
     }
-    file = directory / "fleet.yaml"
-    file.write_text(yaml.safe_dump(raw | more))
     pool = LocalPool()
-    controller = assemble(load(file, {"TORPOR_STATE_DIR": str(directory)}), pool)
-    serving = running(controller.app, lifespan="off", http=ClientConnection)
-    async with lived(controller.app), serving as port:
-        secrets = {who: secret for who, (secret, _) in keys.items()}
-        fleet = Fleet(f"http://127.0.0.1:{port}", secrets, pool.tier)
+    async with controlled(directory, raw | more, pool) as url:
+        fleet = Fleet(url, {who: secret for who, (secret, _) in keys.items()}, pool.tier)
         try:
             yield fleet
         finally:
             for client in fleet.clients:
                 await client.aclose()
-    await pool.shut_down()

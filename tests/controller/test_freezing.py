@@ -13,11 +13,7 @@ from typing import Any
 import httpx
 import pytest
 
-from controller.api.client_connection import ClientConnection
-from controller.settings import load
-from controller.wiring import assemble
-from tests.api.engine import running
-from tests.controller.conversing import MIB, NEVER, lived
+from tests.controller.conversing import MIB, NEVER, controlled
 from tests.workers.stand import eventually
 from workers.local_pool import LocalPool
 
@@ -120,16 +116,12 @@ async def a_stand(directory: Path, *models: dict[str, Any]) -> AsyncIterator[Sta
         "defaults": {"footprint": {"awake_gib": 1.0}, "idle": NEVER},
         "models": list(models),
     }
-    file = directory / "fleet.yaml"
-    file.write_text(json.dumps(raw))
     pool = LocalPool()
-    controller = assemble(load(file, {"TORPOR_STATE_DIR": str(directory)}), pool)
-    serving = running(controller.app, lifespan="off", http=ClientConnection)
-    async with lived(controller.app), serving as port:
-        url = f"http://127.0.0.1:{port}"
-        async with httpx.AsyncClient(base_url=url, timeout=60, trust_env=False) as client:
-            yield Stand(client, pool)
-    await pool.shut_down()
+    async with (
+        controlled(directory, raw, pool) as url,
+        httpx.AsyncClient(base_url=url, timeout=60, trust_env=False) as client,
+    ):
+        yield Stand(client, pool)
 
 
 async def undisturbed(stand: Stand, model: str) -> str:

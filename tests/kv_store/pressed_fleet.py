@@ -5,7 +5,6 @@ What others hold of the node's memory is a test's to say; how large the KV tier 
 
 from __future__ import annotations
 
-import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -13,12 +12,8 @@ from pathlib import Path
 
 import httpx
 
-from controller.api.client_connection import ClientConnection
-from controller.settings import load
-from controller.wiring import assemble
 from kv_store.settings import MIB
-from tests.api.engine import running
-from tests.controller.conversing import NEVER, fake, lived
+from tests.controller.conversing import NEVER, controlled, fake
 from workers.local_pool import LocalPool
 from workers.node_agent import NodeAgent
 from workers.pool_values import NodeFound, NodeMemory, ResourceMemory
@@ -76,13 +71,9 @@ class PressedFleet:
 
 @asynccontextmanager
 async def pressed_fleet(directory: Path, agent: NodeAgent) -> AsyncIterator[PressedFleet]:
-    file = directory / "fleet.yaml"
-    file.write_text(json.dumps(RAW))
     pool = PressedPool(agent)
-    controller = assemble(load(file, {"TORPOR_STATE_DIR": str(directory)}), pool)
-    serving = running(controller.app, lifespan="off", http=ClientConnection)
-    async with lived(controller.app), serving as port:
-        url = f"http://127.0.0.1:{port}"
-        async with httpx.AsyncClient(base_url=url, timeout=60, trust_env=False) as client:
-            yield PressedFleet(client, pool)
-    await pool.shut_down()
+    async with (
+        controlled(directory, RAW, pool) as url,
+        httpx.AsyncClient(base_url=url, timeout=60, trust_env=False) as client,
+    ):
+        yield PressedFleet(client, pool)
