@@ -84,7 +84,7 @@ class FakeApp:
 
     async def _tell_turn(self, request: str, send: Send) -> None:
         kv = self._voice.kv
-        told = kv.turn(request) if kv is not None else None
+        told = await kv.turn(request) if kv is not None else None
         if told is None:
             return await _json(send, 404, _error("no such turn"))
         return await _whole_body(send, 200, told.packed(), b"application/octet-stream")

@@ -33,6 +33,9 @@ class FakeTier:
         self.recalls = asyncio.Event()
         """Recalls wait for it."""
         self.recalls.set()
+        self.tells = asyncio.Event()
+        """What is told of turns waits for it."""
+        self.tells.set()
 
     def store(self, path: str, salt: str, tokens: Sequence[int]) -> int:
         """Tokens in whole chunks, which lie in the host tier then."""
@@ -109,7 +112,8 @@ class FakeKV:
             self._turns[request] = TurnTold(stored // CHUNK_TOKENS, whole)
         return found.told().decode()
 
-    def turn(self, request: str) -> TurnTold | None:
+    async def turn(self, request: str) -> TurnTold | None:
+        await self._tier.tells.wait()
         return self._turns.pop(request, None)
 
 

@@ -89,7 +89,7 @@ def _looking(router: APIRouter, conversations: Conversations) -> None:
     ) -> ConversationPage:
         """In the order they began, with figures of all that may be seen."""
         of = ConversationFilter(_seen_by(request, tenant), model, residency, idle_longer_than_s)
-        return conversations.page(of, after=after, limit=limit)
+        return await conversations.page(of, after=after, limit=limit)
 
     @router.get(CONVERSATIONS + "/{conversation}")
     async def one(conversation: str, request: Request, tenant: Tenant = None) -> ConversationView:
@@ -103,7 +103,7 @@ def _looking(router: APIRouter, conversations: Conversations) -> None:
         """The caller's own."""
         asked = body or ListBody()
         of = ConversationFilter(_caller(request).tenant, asked.model)
-        return conversations.page(of, after=asked.after, limit=asked.limit)
+        return await conversations.page(of, after=asked.after, limit=asked.limit)
 
 
 def _ordering(router: APIRouter, acts: _Acts) -> None:

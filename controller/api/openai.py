@@ -226,6 +226,7 @@ class _Exchange:
                 async with asyncio.timeout(self._remaining_s()):
                     turn = conversations.turn(key, call.model)
                     self._turn = await stack.enter_async_context(turn)
+                    self._reply.ends = self._turn.answered
             except TimeoutError:
                 message = "An earlier request of this conversation took too long."
                 raise ApiError("deadline_passed", message) from None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Callable
 from enum import Enum
 
 from controller.api.bodies import ClientGone
@@ -27,6 +28,10 @@ _FROZEN = b": torpor phase=frozen\n\n"
 _EVENT_ENDS = (b"\n\n", b"\r\n\r\n", b"\r\r")
 
 
+def _nothing() -> None:
+    pass
+
+
 class Stage(Enum):
     NOTHING = "nothing"
     COMMENTS = "comments"
@@ -44,6 +49,8 @@ class Reply:
         self.stage = Stage.NOTHING
         self.status = 0
         """For the metrics; that of the error where a stream failed. 0: nothing was sent."""
+        self.ends: Callable[[], None] = _nothing
+        """Called when the client is about to be given the end of it."""
         self._client = client
         self._stall_s = stall_s
         self._own = [(b"x-request-id", request_id.encode())]
@@ -164,6 +171,8 @@ class Reply:
 
     def _say(self, chunk: bytes, is_last: bool) -> None:
         """Ended is what the client has been given to its end, not what waits to be taken."""
+        if is_last:
+            self.ends()
         self._client.say(chunk, is_last)
         if is_last:
             self.stage = Stage.ENDED

@@ -31,6 +31,7 @@ from controller.drivers.conversation_keeping import Keeping
 from controller.drivers.conversation_reaper import Reaper
 from controller.drivers.operations import Operations
 from controller.drivers.recalls import Recalls
+from controller.drivers.settling import Settling
 from controller.ports import OperationView
 from kv_store.conversations import ConversationKey, RecordsUnavailable
 from kv_store.turns import TurnTold
@@ -66,6 +67,7 @@ class LiveConversations:
         """Their operations."""
         self._bulkheads = LiveBulkheads(entries.bulkheads)
         self._few = asyncio.Semaphore(_ORDERS_AT_ONCE)
+        self._settling = Settling()
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def open(self) -> None:
@@ -90,13 +92,14 @@ class LiveConversations:
             message = f"{limit} requests already wait in this conversation."
             raise ConversationRefused("conversation_busy", message, RETRY_AFTER_S)
         ticket = await self._begun(entry)
-        turn = LiveTurn(self.keeping, self._recalls, entry, model)
+        turn = LiveTurn(self.keeping, self._recalls, self._settling, entry, model)
         try:
             async with self._admitted(ticket, model, key.tenant):
                 yield turn
         finally:
             turn.leave()
             self._end(entry, ticket, turn.outcome)
+            self._settling.settled(key)
 
     def _admitted(self, ticket: int, model: str, tenant: str) -> AbstractAsyncContextManager[None]:
         """What is done without a model (a history is edited) is no live conversation."""
@@ -224,11 +227,13 @@ class LiveConversations:
         return self.entries.get(key).view(time.time())
 
     async def look(self, key: ConversationKey) -> ConversationView:
+        await self._settling.one(key)
         entry = self.entries.get(key)
         await self.keeping.look(entry)
         return entry.view(time.time())
 
-    def page(self, of: ConversationFilter, *, after: int, limit: int) -> ConversationPage:
+    async def page(self, of: ConversationFilter, *, after: int, limit: int) -> ConversationPage:
+        await self._settling.all_of(of.tenant)
         return self.entries.page(of, after=after, limit=limit)
 
     def _tell(self, entry: Entry, act: Act, why: str) -> None:
@@ -251,10 +256,13 @@ class LiveConversations:
 class LiveTurn:
     """One request's turn, while its context lasts."""
 
-    def __init__(self, keeping: Keeping, recalls: Recalls, entry: Entry, model: str) -> None:
+    def __init__(
+        self, keeping: Keeping, recalls: Recalls, settling: Settling, entry: Entry, model: str
+    ) -> None:
         self.outcome = Outcome.UNTOUCHED
         self._keeping = keeping
         self._recalls = recalls
+        self._settling = settling
         self._entry = entry
         self._model = model
         self._waiting = recalls.wait(entry, model)
@@ -278,6 +286,9 @@ class LiveTurn:
     def leave(self) -> None:
         """It waits for no engine."""
         self._recalls.leave(self._waiting)
+
+    def answered(self) -> None:
+        self._settling.answered(self._entry.key)
 
     async def spoke(self, replica: str, salt: str, found: bytes, told: TurnTold | None) -> None:
         place = self._keeping.place(replica, salt) if told is not None else None

@@ -41,6 +41,31 @@ async def test_the_next_turn_finds_the_last_one_and_its_answer(fleet: Fleet) -> 
     assert view["host_bytes"] > 0
 
 
+async def test_who_has_an_answer_and_looks_sees_its_turn(fleet: Fleet) -> None:
+    talk, client = Talk(fleet.as_("one"), "c"), fleet.as_("boss")
+    for turn, look in ((1, "/fleet/conversations/c?tenant=one"), (2, "/fleet/conversations")):
+        fleet.tier.tells.clear()
+        await talk.send(LONG)
+        asyncio.get_running_loop().call_later(0.2, fleet.tier.tells.set)
+        seen = (await client.get(look)).json()
+        assert seen.get("conversations", [seen])[0]["turns"] == turn
+
+
+async def test_an_engine_that_does_not_tell_of_a_turn_keeps_nobody_from_looking(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("controller.drivers.settling.LIMIT_S", 0.05)
+    talk = Talk(fleet.as_("one"), "c")
+    fleet.tier.tells.clear()
+    await talk.send(LONG)
+    assert [(await talk.view())[name] for name in ("turns", "doing")] == [0, "turn"]
+    (listed,) = (await talk.client.get("/fleet/conversations")).json()["conversations"]
+    assert listed["doing"] == "turn"
+    fleet.tier.tells.set()
+    assert (await talk.order("hibernate")).json()["status"] == "done"
+    assert (await talk.view())["turns"] == 1
+
+
 async def test_hibernated_and_woken_by_the_next_message(fleet: Fleet) -> None:
     talk = Talk(fleet.as_("one"), "c")
     await talk.send(LONG)
