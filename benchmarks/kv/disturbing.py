@@ -14,7 +14,8 @@ from workers.processes import MARK
 
 KILLED = "engine_killed"
 RESTARTED = "restart"
-AFTER = ("level_1", "level_2", KILLED)
+KV_RELEASED = "kv_released"
+AFTER = (KV_RELEASED, "level_1", "level_2", KILLED)
 """Within the life of one fleet."""
 _NOTICED_S = 60.0
 _POLL_S = 0.05

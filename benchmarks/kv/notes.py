@@ -27,7 +27,9 @@ _FIRST_TOKEN = (
     "first_token: from sending the request to the first token a client sees; the model was "
     "brought back by an order before, whose seconds are wake.",
     "recomputed: a prompt of the same length that nobody had seen, in the same state; "
-    "undisturbed: the same prompt again on the awake engine, from its own prefix cache.",
+    "undisturbed: the same prompt again on the awake engine, from its own prefix cache; "
+    "against_host_tier: beside the same prompt when only the engine's KV had been released, so "
+    "that it came out of the host tier to weights that stayed.",
     "same_answer: 1 where the restored answer is the undisturbed one, to the letter.",
 )
 _AGREEMENT = (

@@ -1,9 +1,13 @@
-"""Restored first tokens beside recomputed ones in the same state, and beside undisturbed ones."""
+"""Restored first tokens beside recomputed ones in the same state, and beside undisturbed ones:
+out of the engine's own prefix cache, and out of the host tier by an engine whose weights stayed.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Literal
 
+from benchmarks.kv.disturbing import KV_RELEASED
 from benchmarks.result import Measure
 from benchmarks.statistics import ratio
 
@@ -20,22 +24,18 @@ def ratios(measures: list[Measure]) -> Iterator[Measure]:
             labels = {name: told for name, told in measure.labels.items() if name != "kv"}
             recomputed = _beside(found, **labels, kv=RECOMPUTED)
             undisturbed = _beside(found, **{**labels, "after": AWAKE}, kv=UNDISTURBED)
-            sooner = ratio(recomputed.values, measure.values).value
-            yield Measure(
-                name="sooner_than_recomputed",
-                unit="ratio",
-                values=(sooner,),
-                labels=labels,
-                better="higher",
-            )
-            slower = ratio(measure.values, undisturbed.values).value
-            yield Measure(
-                name="against_undisturbed",
-                unit="ratio",
-                values=(slower,),
-                labels=labels,
-                better="lower",
-            )
+            from_host = _beside(found, **{**labels, "after": KV_RELEASED}, kv=RESTORED)
+            yield _ratio("sooner_than_recomputed", recomputed, measure, labels, "higher")
+            yield _ratio("against_undisturbed", measure, undisturbed, labels, "lower")
+            if measure is not from_host:
+                yield _ratio("against_host_tier", measure, from_host, labels, "lower")
+
+
+def _ratio(
+    name: str, of: Measure, to: Measure, labels: dict[str, str], better: Literal["higher", "lower"]
+) -> Measure:
+    value = ratio(of.values, to.values).value
+    return Measure(name=name, unit="ratio", values=(value,), labels=labels, better=better)
 
 
 def _beside(measures: list[Measure], **labels: str) -> Measure:

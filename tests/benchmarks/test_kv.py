@@ -181,14 +181,17 @@ def test_restored_is_set_beside_recomputed_and_undisturbed() -> None:
     measures = [
         seconds("awake", "recomputed", 9.0),
         seconds("awake", "undisturbed", 0.2, 0.4),
+        seconds("kv_released", "restored", 0.4),
+        seconds("kv_released", "recomputed", 9.0),
         seconds("level_1", "restored", 0.4, 0.5, 0.6),
         seconds("level_1", "recomputed", 10.0),
     ]
-    sooner, slower = ratios(measures)
+    sooner, slower, against_host = list(ratios(measures))[2:]
     assert (sooner.name, sooner.values) == ("sooner_than_recomputed", (20.0,))
     assert (slower.name, slower.values) == ("against_undisturbed", (pytest.approx(0.5 / 0.3),))
     assert sooner.labels == {"model": "m", "after": "level_1", "tokens": "4000"}
-    assert (sooner.better, slower.better) == ("higher", "lower")
+    assert (against_host.name, against_host.values) == ("against_host_tier", (1.25,))
+    assert [each.better for each in (sooner, slower, against_host)] == ["higher", "lower", "lower"]
 
 
 def test_what_storing_costs_is_told_round_by_round() -> None:
