@@ -375,12 +375,12 @@ async def test_engines_that_are_stopped_and_slowed_answer_as_before(fleet: LiveF
     grounds = Grounds(fleet.url, psutil.Process(fleet._process.pid), models, ("minilm",))
     faults = ("stop-engine", "slow-engine", "stop-controller", "slow-controller", "stop-kv")
     options = Options(
-        requests=30, clients=4, each=4, faults=faults, hold_s=1.0, max_wait_s=300, recovers_s=300
+        requests=200, clients=16, each=4, faults=faults, hold_s=1.0, max_wait_s=300, recovers_s=300
     )
     seen = Seen()
     await rage(grounds, options, lambda line: None, seen)
     assert seen.tally.fates.keys() == {Fate.RIGHT}, seen.tally.bad
-    assert seen.tally.requests >= 30
+    assert seen.tally.requests >= 200
     recovered = {over.fault.kind.name for over in seen.record.over if over.seconds is not None}
     assert recovered == set(faults)
 
