@@ -1,61 +1,42 @@
-"""The only file that names concrete adapters: Settings and an address of Ray → a controller."""
+"""With ``remembering``, the only file that names concrete adapters: Settings and an address of Ray
+→ a controller."""
 
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import asynccontextmanager
-from pathlib import Path
 
 from controller.announcer import Announcer, JsonAnnouncer
 from controller.api.app import create_app
 from controller.api.status import Readiness
-from controller.conversation_metrics import ConversationGauges
-from controller.conversation_ports import Records, RecordsUnavailable
 from controller.core.commands import Command
 from controller.core.events import Event
 from controller.core.fleet import Fleet
 from controller.core.names import Depth, ModelSpec
 from controller.cost_records import CostRecords
 from controller.drivers.control import LiveControl
-from controller.drivers.conversation_entries import Entries
-from controller.drivers.conversation_keeping import Keeping
-from controller.drivers.conversations import LiveConversations
 from controller.drivers.following import Following
-from controller.drivers.history import LiveHistories
 from controller.drivers.hours import keep_hours
-from controller.drivers.kv_orders import LiveKVOrders
 from controller.drivers.lease_desk import LeaseDesk
 from controller.drivers.leases import LiveLeases
 from controller.drivers.live import LiveDriver
-from controller.drivers.recalls import Recalls
-from controller.history_metrics import HistoryMetrics
 from controller.journal import Journal
 from controller.metrics import Metrics
 from controller.ports import InvalidModel, Pool
 from controller.reload import FileLook, Reload
+from controller.remembering import remember
 from controller.serving import DeciderSockets, Served, api_settings
 from controller.settings import (
     ConfigError,
     Settings,
-    keys_of_history,
-    password_of_store,
     read_model,
-    records_of_run,
     tier_of,
 )
-from kv_store.conversation_records import ConversationRecords
-from kv_store.conversations import MemoryRecords
-from kv_store.history_seal import Seal
-from kv_store.history_store import HistoryStore
-from kv_store.redis_client import client_at
-from kv_store.settings import Redis
 from workers.capacity import MemoryPolicy
 from workers.engine import EngineSpec, KVExport, Report
 from workers.pool_values import OrderLimits
 
-log = logging.getLogger("torpor.conversations")
 _MEMORY_S = 2.0
 """So often is looked at what others hold."""
 _COSTS_S = 1.0
@@ -106,19 +87,7 @@ def assemble(settings: Settings, pool: Pool, sockets: DeciderSockets | None = No
     driver.observers += [_Journalist(journal), metrics, announcer, costs]
     control = LiveControl(driver, lambda entry: _read_model(entry, settings))
 
-    entries = Entries(settings.conversations, records_of_run().run)
-    store = _store(settings)
-    seal = _seal(settings)
-    kept = _kept(store, seal)
-    records, orders = _records(store, seal), LiveKVOrders(driver)
-    keeping = Keeping(entries, records, orders, kept)
-    histories = _histories(settings, entries, kept, metrics.history)
-    recalls = Recalls(driver, records, orders, metrics.kv)
-    driver.observers.append(recalls)
-    conversations = LiveConversations(
-        entries, keeping, recalls, control.operations, control.publish
-    )
-    metrics.include(ConversationGauges(entries.statistics))
+    remembered = remember(settings, driver, control, metrics)
     readiness = Readiness()
     leases = LiveLeases(driver)
     desk = LeaseDesk(leases, metrics, lambda: tuple(v.model for v in control.view().models))
@@ -126,20 +95,16 @@ def assemble(settings: Settings, pool: Pool, sockets: DeciderSockets | None = No
     @asynccontextmanager
     async def lifespan() -> AsyncIterator[None]:
         await driver.open()
-        await conversations.open()
-        await _read_histories(histories)
-        announcer.opened(settings)
         try:
-            async with (
-                _meanwhile(keep_hours(driver)),
-                _reloading(settings, control),
-                _carriers(settings, desk, sockets),
-            ):
-                yield
+            async with remembered.lived():
+                announcer.opened(settings)
+                async with (
+                    _meanwhile(keep_hours(driver)),
+                    _reloading(settings, control),
+                    _carriers(settings, desk, sockets),
+                ):
+                    yield
         finally:
-            await conversations.close()
-            if kept is not None:
-                await kept.close()
             await driver.close()
             journal.close()
             costs.write()
@@ -151,8 +116,8 @@ def assemble(settings: Settings, pool: Pool, sockets: DeciderSockets | None = No
         metrics,
         lifespan=lifespan,
         readiness=readiness,
-        conversations=conversations,
-        histories=histories,
+        conversations=remembered.conversations,
+        histories=remembered.histories,
     )
     return Served(app, settings, readiness, is_behind_carriers=sockets is not None)
 
@@ -170,48 +135,6 @@ async def _carriers(
         yield
     finally:
         await desk.close(settings.server.drain_s)
-
-
-async def _read_histories(histories: LiveHistories | None) -> None:
-    if histories is None:
-        return
-    try:
-        await histories.open()
-    except RecordsUnavailable as error:
-        log.warning("which conversations have a history is not known yet: %s", error)
-
-
-def _store(settings: Settings) -> Redis | Path | None:
-    """Where records and histories lie: with the KV where that is Redis, else in the run's own."""
-    if settings.kv is not None and isinstance(settings.kv.durable, Redis):
-        return settings.kv.durable.with_password(password_of_store())
-    return records_of_run().socket
-
-
-def _seal(settings: Settings) -> Seal | None:
-    return Seal(keys_of_history(settings.history)) if settings.history is not None else None
-
-
-def _records(store: Redis | Path | None, seal: Seal | None) -> Records:
-    if store is None:
-        return MemoryRecords()
-    return ConversationRecords(client_at(store), seal=seal)
-
-
-def _kept(store: Redis | Path | None, seal: Seal | None) -> HistoryStore | None:
-    if seal is None:
-        return None
-    if store is None:
-        raise RuntimeError("there is no store for what is said: `torpor serve` starts one")
-    return HistoryStore.at(store, seal)
-
-
-def _histories(
-    settings: Settings, entries: Entries, kept: HistoryStore | None, counts: HistoryMetrics
-) -> LiveHistories | None:
-    if kept is None or settings.history is None:
-        return None
-    return LiveHistories(entries, kept, settings.history.limits, counts)
 
 
 @asynccontextmanager
