@@ -13,6 +13,7 @@ from benchmarks.conversations.cli import command as conversations
 from benchmarks.gateway.cli import command as gateway
 from benchmarks.kv.cli import command as kv
 from benchmarks.load.cli import command as load
+from benchmarks.pressure.cli import command as pressure
 from benchmarks.publishing import publish
 from benchmarks.simulate.cli import command as simulate
 from benchmarks.wake.cli import command as wake
@@ -38,6 +39,7 @@ bench.command("conversations")(conversations)
 bench.command("gateway")(gateway)
 bench.command("kv")(kv)
 bench.command("load")(load)
+bench.command("pressure")(pressure)
 bench.command("wake")(wake)
 app.command("simulate")(simulate)
 

@@ -6,7 +6,7 @@ import json
 import random
 import re
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -72,6 +72,16 @@ class Asker:
             reason = error or type(error).__name__
             raise BenchError(f"{self._model} did not answer: {reason}") from error
 
+    def pieces(self, prompt: Prompt, tokens: int) -> Generator[str]:
+        """The text of a greedy answer as it comes. Whoever closes this ends the answer."""
+        body = self._greedy(prompt, tokens) | {"stream": True}
+        try:
+            with self._http.stream("POST", _PATH, json=body) as response:
+                yield from _pieces(response)
+        except (Unanswered, httpx.TransportError) as error:
+            reason = error or type(error).__name__
+            raise BenchError(f"{self._model} did not answer: {reason}") from error
+
     def tokens(self, prompt: str, tokens: int) -> tuple[Found, tuple[int, ...]]:
         """Of a greedy answer as a whole."""
         body = self._greedy(prompt, tokens) | {"return_token_ids": True}
@@ -95,14 +105,33 @@ class Asker:
         }
 
     def _read(self, response: httpx.Response, began: float) -> Answer:
-        if response.status_code != 200:
-            response.read()
-            raise Unanswered(f"{response.status_code} {response.text[:200]}")
+        _check(response)
         lines = _Lines()
         told = Told()
         told.read(lines.passed(response.iter_lines()), self._clock)
         found = _FOUND.match(response.headers.get("x-torpor-kv", "")) or lines.found
         return Answer(told.heard(began).first_s, "".join(lines.text), _found(found))
+
+
+def _check(response: httpx.Response) -> None:
+    if response.status_code != 200:
+        response.read()
+        raise Unanswered(f"{response.status_code} {response.text[:200]}")
+
+
+def _pieces(response: httpx.Response) -> Iterator[str]:
+    _check(response)
+    for line in response.iter_lines():
+        if line.startswith("data: {"):
+            event = json.loads(line.removeprefix("data: "))
+            if "error" in event:
+                raise Unanswered(str(event["error"])[:200])
+            yield _text(event)
+
+
+def _text(event: dict[str, Any]) -> str:
+    choices = event.get("choices") or [{}]
+    return str(choices[0].get("text") or "")
 
 
 @dataclass(slots=True)
@@ -118,8 +147,7 @@ class _Lines:
             if line.startswith(": "):
                 self.found = _FOUND.match(line) or self.found
             elif line.startswith("data: {"):
-                choices = json.loads(line.removeprefix("data: ")).get("choices") or [{}]
-                self.text.append(choices[0].get("text") or "")
+                self.text.append(_text(json.loads(line.removeprefix("data: "))))
 
 
 def _found(told: re.Match[str] | None) -> Found:
