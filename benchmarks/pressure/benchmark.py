@@ -27,7 +27,8 @@ _NOTES = {
         "answer from before the kill.",
     ),
     "freeze": (
-        "switch: both models idle; from asking the one that sleeps to its first token.",
+        "switch: both models idle, the awake one for longer than the policy's minimum_awake_s and "
+        "than its wake took; from asking the one that sleeps to its first token.",
         "first_token: of the model that waits, from asking while the other's long answer is "
         "going; after_maximum: less the maximum that the fleet is configured to wait; "
         "of_maximum_and_switch: divided by that maximum and the median switch to this model; at "
@@ -51,7 +52,8 @@ def measure(run: Run, options: Options, settings: Settings) -> None:
             FleetClient(own.url) as client,
             closing(client_of(own.url)) as http,
         ):
-            grounds = Grounds(client, http, psutil.Process(own.process.pid))
+            turn_s = settings.policy.minimum_awake_s
+            grounds = Grounds(client, http, psutil.Process(own.process.pid), turn_s)
             parts(run, options, grounds, names)
     except FleetError as error:
         raise BenchError(error.message) from error

@@ -57,6 +57,7 @@ class Freezes:
         self._run = run
         self._options = options
         self._client = grounds.client
+        self._turn_s = grounds.turn_s
         self._running = running
         self._waiting = waiting
         self._askers = {name: Asker(grounds.http, name) for name in (running, waiting)}
@@ -75,8 +76,8 @@ class Freezes:
 
     def _take_turns(self) -> None:
         """A first turn that is not counted, so that both have slept before."""
-        self._ask(self._running)
-        self._ask(self._waiting)
+        for model in (self._running, self._waiting):
+            self._have_turn(model)
 
     def _switch(self) -> float:
         """The median of those to the model that will wait. The other is awake and idle then."""
@@ -84,7 +85,7 @@ class Freezes:
         for number in range(self._options.freezes):
             self._run.say(f"switch {number + 1} of {self._options.freezes}")
             for model in (self._running, self._waiting):
-                first_s = self._ask(model).first_s
+                first_s = self._have_turn(model)
                 self._add("switch", "s", first_s, to=model)
             switches.append(first_s)
             if self._client.model(self._running).state == "awake":
@@ -105,7 +106,7 @@ class Freezes:
     def _frozen(self, prompt: Prompt) -> tuple[float, Interrupted]:
         """Seconds to the first token of the model that waits, and what the other said before,
         and some more."""
-        self._ask(self._running)
+        self._have_turn(self._running)
         asked_at = time.time()
         pieces = self._askers[self._running].pieces(prompt, self._most_tokens())
         with closing(pieces), ThreadPoolExecutor(1) as pool:
@@ -132,6 +133,13 @@ class Freezes:
     def _was_frozen(self, since: float) -> bool:
         story = self._client.why(self._running)
         return any(step["at"] >= since and _FROZEN in step["what"] for step in story)
+
+    def _have_turn(self, model: str) -> float:
+        """Seconds to its first token. Returns when it may be made to go: it is not spared any more
+        for having just been woken."""
+        first_s = self._ask(model).first_s
+        time.sleep(max(self._turn_s, first_s))
+        return first_s
 
     def _ask(self, model: str) -> Answer:
         return self._askers[model].ask(self._prompts.fresh(_PROMPT_TOKENS), _TOKENS)

@@ -1,6 +1,5 @@
-"""The fleet that is put under pressure: nothing happens in it unasked, and nobody is spared for
-having just been woken, so that a switch between idle models and one that waits for an answer differ
-in the answer alone."""
+"""The fleet that is put under pressure: nothing happens in it unasked, and its maximum is the one
+that is asked for."""
 
 from __future__ import annotations
 
@@ -21,18 +20,20 @@ _MIB = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class Grounds:
-    """A running fleet. ``supervisor``: its processes are below it."""
+    """A running fleet. ``supervisor``: its processes are below it. ``turn_s``: its policy's
+    ``minimum_awake_s``, before which nobody who woke has to go."""
 
     client: FleetClient
     http: httpx.Client
     supervisor: psutil.Process
+    turn_s: float
 
 
 def fake_settings() -> Settings:
     """Two engines without a model, each with a process of its own, and room for one awake."""
     return own_fleet.fake_settings(
         memory={"device_budget_gib": 0.3},
-        policy={"restart_backoff_s": 0.1},
+        policy={"restart_backoff_s": 0.1, "minimum_awake_s": 0.5},
         defaults={
             "kind": "fake",
             "footprint": {"awake_gib": 0.2},
@@ -54,7 +55,7 @@ def arranged(settings: Settings, directory: Path, maximum_s: float) -> Settings:
         quiet = own_fleet.undisturbed(settings, directory)
     else:
         quiet = fleets.arranged(settings, directory, directory / "kv")
-    policy = replace(quiet.policy, maximum_wait_behind_s=maximum_s, minimum_awake_s=0.0)
+    policy = replace(quiet.policy, maximum_wait_behind_s=maximum_s)
     return replace(quiet, policy=policy, models=tuple(_freezable(each) for each in quiet.models))
 
 

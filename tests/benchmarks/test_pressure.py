@@ -56,7 +56,7 @@ async def grounds(directory: Path, budget_gib: float) -> AsyncIterator[tuple[Gro
     async with controlled(directory, raw, pool) as url:
         http = httpx.Client(base_url=url, timeout=60, trust_env=False)
         with FleetClient(url) as client, closing(http):
-            yield Grounds(client, http, psutil.Process()), pool
+            yield Grounds(client, http, psutil.Process(), turn_s=0.0), pool
 
 
 async def test_a_model_waits_its_maximum_and_a_switch_behind_an_answer(tmp_path: Path) -> None:
@@ -131,7 +131,7 @@ def test_a_fleet_is_arranged_for_it(tmp_path: Path) -> None:
     settings = fake_settings()
     stiff = [m._replace(spec=replace(m.spec, can_freeze=False)) for m in settings.models]
     told = arranged(replace(settings, models=tuple(stiff)), tmp_path, 2.5)
-    assert (told.policy.maximum_wait_behind_s, told.policy.minimum_awake_s) == (2.5, 0.0)
+    assert told.policy == replace(settings.policy, maximum_wait_behind_s=2.5, prefetch_start=False)
     assert all(model.spec.can_freeze for model in told.models)
     assert chosen(told, Options()) == ("fake-a", "fake-b")
     with pytest.raises(BenchError, match="'c' that generates: fake-a, fake-b"):
