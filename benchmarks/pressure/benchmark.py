@@ -29,6 +29,7 @@ _NOTES = {
     "freeze": (
         "switch: both models idle, the awake one for longer than the policy's minimum_awake_s and "
         "than its wake took; from asking the one that sleeps to its first token.",
+        "frozen_after: from asking the model that waits to the freeze, by the controller's clock.",
         "first_token: of the model that waits, from asking while the other's long answer is "
         "going; after_maximum: less the maximum that the fleet is configured to wait; "
         "of_maximum_and_switch: divided by that maximum and the median switch to this model; at "

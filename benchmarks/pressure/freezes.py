@@ -94,7 +94,7 @@ class Freezes:
 
     def _one(self, switch_s: float) -> None:
         prompt, maximum_s = self._prompts.fresh(_PROMPT_TOKENS), self._options.maximum_s
-        first_s, interrupted = self._frozen(prompt)
+        first_s, interrupted = self._interrupted(prompt)
         self._add("first_token", "s", first_s)
         self._add("after_maximum", "s", first_s - maximum_s)
         self._add("of_maximum_and_switch", "ratio", first_s / (maximum_s + switch_s))
@@ -103,14 +103,14 @@ class Freezes:
         same = float(interrupted.agrees(undisturbed))
         self._add("same_answer", "ratio", same, better="higher")
 
-    def _frozen(self, prompt: Prompt) -> tuple[float, Interrupted]:
+    def _interrupted(self, prompt: Prompt) -> tuple[float, Interrupted]:
         """Seconds to the first token of the model that waits, and what the other said before,
         and some more."""
         self._have_turn(self._running)
-        asked_at = time.time()
         pieces = self._askers[self._running].pieces(prompt, self._most_tokens())
         with closing(pieces), ThreadPoolExecutor(1) as pool:
             said = [*islice(pieces, _FIRST_PIECES)]
+            asked_at = time.time()
             other = pool.submit(self._ask, self._waiting)
             for piece in pieces:
                 said.append(piece)
@@ -119,10 +119,7 @@ class Freezes:
             length = len("".join(said))
             said += islice(pieces, _MORE_TOKENS)
             first_s = other.result().first_s
-        if not self._was_frozen(asked_at):
-            raise BenchError(
-                f"{self._running} had answered before it was frozen: a smaller --maximum"
-            )
+        self._add("frozen_after", "s", self._frozen_at(asked_at) - asked_at)
         return first_s, Interrupted(said, length)
 
     def _most_tokens(self) -> int:
@@ -130,9 +127,12 @@ class Freezes:
         room = self._client.model(self._running).max_model_len or _ROOM_TOKENS
         return room - _PROMPT_TOKENS - 1
 
-    def _was_frozen(self, since: float) -> bool:
-        story = self._client.why(self._running)
-        return any(step["at"] >= since and _FROZEN in step["what"] for step in story)
+    def _frozen_at(self, since: float) -> float:
+        """By the controller's clock. Raises BenchError if it was not."""
+        for step in self._client.why(self._running):
+            if step["at"] >= since and _FROZEN in step["what"]:
+                return float(step["at"])
+        raise BenchError(f"{self._running} had answered before it was frozen: a smaller --maximum")
 
     def _have_turn(self, model: str) -> float:
         """Seconds to its first token. Returns when it may be made to go: it is not spared any more

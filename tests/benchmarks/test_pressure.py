@@ -66,9 +66,10 @@ async def test_a_model_waits_its_maximum_and_a_switch_behind_an_answer(tmp_path:
     found = run.result()
     pair = {"frozen": "a", "waiting": "b"}
     (first,) = found.find("first_token", **pair)
-    (beyond,) = found.find("after_maximum", **pair)
+    (frozen,) = found.find("frozen_after", **pair)
     assert len(first.values) == FREEZES.freezes
-    assert min(beyond.values) > 0, "nobody is frozen before"
+    assert len(frozen.values) == FREEZES.freezes
+    assert min(first.values) > FREEZES.maximum_s, "nobody is frozen before"
     (switch,) = found.find("switch", to="b")
     allowed = FREEZES.maximum_s + switch.values[0]
     (share,) = found.find("of_maximum_and_switch", **pair)
