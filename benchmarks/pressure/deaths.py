@@ -4,6 +4,9 @@ Each is awake and idle when one of its processes is killed. *Noticed* is what th
 itself: the time, by its own clock, at which the story of the model says that the engine failed; it
 and the kill are on the clock of one machine. Nobody asks meanwhile, so it is not a request that
 finds it out. Only then the model is asked, until it is answered.
+
+The kernel tells of a process's end when it has taken its memory back, so what it held is measured
+beside it.
 """
 
 from __future__ import annotations
@@ -48,12 +51,14 @@ class Deaths:
     def _one(self, part: Part, right: str) -> None:
         bring_back(self._grounds.client, self._model)
         victim = self._victim(part)
+        held_bytes = victim.memory_info().rss
         killed_at = time.time()
         victim.kill()
         noticed_at = self._noticed(killed_at)
         is_right = self._answer() == right
         answered_at = time.time()
         self._add("noticed", "s", noticed_at - killed_at, part)
+        self._add("held_when_killed", "bytes", held_bytes, part)
         self._add("answered_again", "s", answered_at - killed_at, part)
         self._add("right_after_death", "ratio", float(is_right), part)
 
@@ -77,7 +82,7 @@ class Deaths:
         return self._asker.ask(self._prompt, _TOKENS).text
 
     def _add(self, name: str, unit: str, value: float, part: Part) -> None:
-        better = "higher" if unit == "ratio" else "lower"
+        better = {"s": "lower", "ratio": "higher"}.get(unit)
         labels = {"model": self._model, "killed": part.value}
         self._run.add(
             Measure.model_validate(

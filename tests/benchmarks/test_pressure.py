@@ -106,6 +106,8 @@ async def test_a_death_is_noticed_and_the_next_answer_is_right(
         await measuring
     found = run.result()
     (noticed,) = found.find("noticed", model="a", killed="engine")
+    (held,) = found.find("held_when_killed", model="a", killed="engine")
+    assert held.values[0] > 0
     (answered,) = found.find("answered_again", model="a", killed="engine")
     assert 0 <= noticed.values[0] < answered.values[0]
     (right,) = found.find("right_after_death", model="a", killed="engine")
