@@ -45,6 +45,9 @@ def command(
     ] = None,
     devices: Annotated[int | None, typer.Option(help="So many instead.", min=1)] = None,
     gpus: Annotated[bool, typer.Option(help="Find out how many the objective needs.")] = True,
+    rates: Annotated[
+        bool, typer.Option(help="Find out the highest rate of requests at which it is met.")
+    ] = False,
     write_journal: Annotated[
         Path | None, typer.Option(help="Keep the journal of the run here.")
     ] = None,
@@ -56,7 +59,7 @@ def command(
     """What a fleet would do: a scenario, or a journal, on the same core with simulated engines."""
     with complaining():
         from benchmarks.running import BenchError, Run, measuring
-        from benchmarks.simulate.playing import play, size
+        from benchmarks.simulate.playing import find_rates, play, size
         from benchmarks.simulate.policies import chosen
         from benchmarks.simulate.staging import stage_for
 
@@ -72,6 +75,8 @@ def command(
             play(run, stage, staged.objective, policies, labels, write_journal)
             if gpus:
                 size(run, stage, staged.objective, policies, labels)
+            if rates and staged.at_rate is not None:
+                find_rates(run, staged.at_rate, staged.objective, policies, labels)
             if not timelines:
                 run.timelines.clear()
 

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from benchmarks.result import Labels, Measure
 from benchmarks.running import Run
 from benchmarks.simulate.policies import WHAT, Policy
-from benchmarks.simulate.sizing import always_awake, dedicated, needed, one_each
+from benchmarks.simulate.sizing import (
+    RATES,
+    always_awake,
+    dedicated,
+    needed,
+    one_each,
+    rate_met,
+)
 from benchmarks.simulate.stage import Played, Stage
 from benchmarks.workload.residency import counted, device_time
 from benchmarks.workload.scenario import Objective
@@ -90,6 +97,34 @@ def size(
                 values=(devices,),
                 labels={**labels, "policy": name},
                 better="lower",
+            )
+        )
+
+
+def find_rates(
+    run: Run,
+    at_rate: Callable[[float], Stage],
+    objective: Objective,
+    policies: Mapping[str, Policy],
+    labels: Labels,
+) -> None:
+    """The most requests a second with which the objective is met, by policy."""
+    run.say(f"rates at which {objective.share:.0%} are within {_told(objective)}")
+    for name, policy in policies.items():
+        met = rate_met(at_rate, policy, objective)
+        if met is None:
+            run.note(
+                f"{name}: {objective.share:.0%} is met at no rate from {RATES[0]:g} to "
+                f"{RATES[-1]:g} times this one."
+            )
+            continue
+        run.add(
+            Measure(
+                name="rate_met",
+                unit="1/s",
+                values=(round(met, 5),),
+                labels={**labels, "policy": name},
+                better="higher",
             )
         )
 

@@ -1,8 +1,10 @@
-"""How many devices an objective needs: the fewest with which enough requests are well served."""
+"""How many devices an objective needs, the fewest with which enough requests are well served; and
+the highest rate at which they are, which the field calls goodput (DistServe, OSDI 2024).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from benchmarks.running import BenchError
 from benchmarks.simulate.policies import Policy
@@ -10,6 +12,22 @@ from benchmarks.simulate.stage import Stage
 from benchmarks.workload.scenario import Objective
 from benchmarks.workload.score import Outcome, good_share
 from controller.core.names import Depth
+
+RATES = tuple(2.0 ** (step / 4) for step in range(-16, 13))
+"""Times the scenario's own: from a sixteenth of it to eight times as many."""
+
+
+def rate_met(
+    at_rate: Callable[[float], Stage], policy: Policy, objective: Objective
+) -> float | None:
+    """Requests a second, counted down through ``RATES`` to the first at which enough are well
+    served; None: at none. Where fewer come the share may be smaller again, as each start and wake
+    is shared by fewer."""
+    for factor in reversed(RATES):
+        stage = at_rate(factor)
+        if good_share(policy(stage).outcomes, objective) >= objective.share:
+            return len(stage.works) / stage.duration_s
+    return None
 
 
 def needed(stage: Stage, policy: Policy, objective: Objective, most: int) -> int | None:

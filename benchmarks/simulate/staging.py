@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from benchmarks.simulate.set_stage import named_by_rank, of_settings, on_own_har
 from benchmarks.simulate.stage import Stage, works_of
 from benchmarks.workload import scenario as scenarios
 from benchmarks.workload.arrivals import arrivals
-from benchmarks.workload.scenario import Objective
+from benchmarks.workload.scenario import Objective, Replay, Scenario, faster
 
 Limits = tuple[float | None, float | None, float | None]
 """TTFT, E2E and share, where the command line names them."""
@@ -26,6 +27,8 @@ class Staged:
     objective: Objective
     settings: dict[str, Any]
     notes: tuple[str, ...]
+    at_rate: Callable[[float], Stage] | None = None
+    """The stage with so many times its arrivals; None: they are a list."""
 
 
 def stage_for(
@@ -47,22 +50,35 @@ def _of_scenario(name: str, config: Path | None, costs: str, seed: int, limits: 
     asked, known = scenarios.read(name), table(costs)
     notes = [_costs_note(costs, known.source)]
     if config is None:
-        stage = on_own_hardware(asked, known, seed)
+
+        def staged(asked: Scenario) -> Stage:
+            return on_own_hardware(asked, known, seed)
     else:
         from controller.settings import load
 
         bare, prices = of_settings(load(config), known)
         named = named_by_rank([model.name for model in asked.models], list(prices))
-        works = works_of(arrivals(asked, seed), prices, asked.max_wait_s, named)
-        stage = replace(bare, works=works, duration_s=asked.duration_s, seed=seed)
         notes += [f"{one} is played by {other}." for one, other in named.items() if one != other]
+
+        def staged(asked: Scenario) -> Stage:
+            works = works_of(arrivals(asked, seed), prices, asked.max_wait_s, named)
+            return replace(bare, works=works, duration_s=asked.duration_s, seed=seed)
+
+    def at_rate(factor: float) -> Stage:
+        return staged(asked.model_copy(update={"arrivals": faster(asked.arrivals, factor)}))
+
+    stage = staged(asked)
     settings = {
         "scenario": asked.model_dump(mode="json"),
         "costs": costs,
         "config": config and str(config),
         "devices": stage.devices,
     }
-    return Staged(asked.name, stage, _limited(asked.objective, limits), settings, tuple(notes))
+    objective = _limited(asked.objective, limits)
+    has_rate = not isinstance(asked.arrivals, Replay)
+    return Staged(
+        asked.name, stage, objective, settings, tuple(notes), at_rate if has_rate else None
+    )
 
 
 def _of_journal(

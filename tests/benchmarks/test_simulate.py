@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -21,10 +22,11 @@ from benchmarks.simulate.playing import write_journal
 from benchmarks.simulate.policies import POLICIES, chosen
 from benchmarks.simulate.prices import Price, complete, price
 from benchmarks.simulate.set_stage import TABLES, named_by_rank, on_own_hardware, table
-from benchmarks.simulate.sizing import needed, one_each, packed
+from benchmarks.simulate.sizing import needed, one_each, packed, rate_met
 from benchmarks.simulate.stage import Played, Stage, Work
 from benchmarks.workload import scenario as scenarios
 from benchmarks.workload.scenario import Objective
+from benchmarks.workload.score import Outcome
 from controller.core.names import Depth, Footprint, ModelName, ModelSpec
 from controller.ports import NodeFound
 
@@ -330,3 +332,41 @@ def test_a_journal_that_begins_in_the_middle_wants_a_configuration(tmp_path: Pat
     code, said = shown("--journal", str(journal))
     assert code == 2
     assert "give --config" in said
+
+
+def test_the_highest_rate_that_meets_the_objective_is_found_from_above() -> None:
+    """Requests come together and are served one after another, 3 s each."""
+
+    def at_rate(factor: float) -> Stage:
+        return stage(*[(0.0, A)] * round(2 * factor))
+
+    def one_by_one(asked: Stage) -> Played:
+        served = [
+            Outcome(work.request, work.model, work.at_s, ttft_s=3.0 * (number + 1))
+            for number, work in enumerate(asked.works)
+        ]
+        return replace(torpor(asked), outcomes=served)
+
+    def met(ttft_s: float, share: float = 1.0) -> float | None:
+        return rate_met(at_rate, one_by_one, Objective(ttft_s=ttft_s, share=share))
+
+    assert met(6.0) == 2 / 60.0
+    assert met(30.0) == 10 / 60.0
+    assert met(15.0, share=0.5) == 10 / 60.0
+
+
+def test_no_rate_meets_what_nobody_can() -> None:
+    def at_rate(factor: float) -> Stage:
+        return stage(*[(0.0, A)] * max(1, round(factor)))
+
+    assert rate_met(at_rate, torpor, Objective(ttft_s=0.001, share=1.0)) is None
+
+
+def test_the_command_finds_rates_where_arrivals_have_one(tmp_path: Path) -> None:
+    asked = ("laptop-bursts", "--share", "0.5", "--no-gpus", "--no-timelines", "--rates")
+    result = simulated(tmp_path, *asked, "--policy", "fifo-sleep,fifo-swap")
+    (met,) = result.find("rate_met", policy="fifo-sleep")
+    (asked_for,) = result.find("requests", policy="fifo-sleep")
+    assert met.values[0] > asked_for.values[0] / 600
+    assert not result.find("rate_met", policy="fifo-swap")
+    assert any(note.startswith("fifo-swap: 50% is met at no rate") for note in result.notes)
