@@ -1,9 +1,10 @@
 """One Ray actor for each node: measures it, watches its engines' processes, buries the dead.
 
-A process's end makes its pidfd readable, so a death is known at once, whoever killed it. When
-one of an engine's processes dies the others are killed too: what is left of an engine serves
-nobody, and its device memory is wanted. The rest (shared memory, sockets) goes with ``bury``;
-what was left by engines that nobody buried goes when an agent starts, and with the next burial.
+A death is known when it begins (``endings``), whoever killed the process. When one of an engine's
+processes dies the others are killed too: what is left of an engine serves nobody, and its device
+memory is wanted; a burial waits until all of it has come back. The rest (shared memory, sockets)
+goes with ``bury``; what was left by engines that nobody buried goes when an agent starts, and with
+the next burial.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ from __future__ import annotations
 import asyncio
 import os
 import tempfile
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
 from hashlib import sha256
@@ -23,6 +23,7 @@ from kv_store.server_command import segment_path
 from kv_store.settings import KVAttachment, TierSettings
 from workers import leavings, processes
 from workers.capacity import MemoryPolicy, devices_and_host
+from workers.endings import Ending
 from workers.engine import EngineError, KeepsNoKV
 from workers.host_memory import kills
 from workers.kv_tier import KVTier
@@ -39,8 +40,8 @@ class _Ward:
     replica: str
     incarnation: int
     mark: str
-    vital: dict[int, int] = field(default_factory=dict)
-    """pidfd by pid, of the processes that it cannot live without."""
+    vital: dict[int, Ending] = field(default_factory=dict)
+    """By pid, of the processes that it cannot live without."""
     segments: set[Path] = field(default_factory=set)
 
 
@@ -135,17 +136,23 @@ class NodeAgent:
     async def kill(self, mark: str) -> None:
         """All processes of that engine, also one that is stopped; the end of the first is told."""
         ward = self._wards.get(mark)
-        for watching in ward.vital.values() if ward is not None else ():
-            processes.kill_watched(watching)
+        for ending in ward.vital.values() if ward is not None else ():
+            processes.kill_watched(ending.pidfd)
         await asyncio.to_thread(lambda: processes.kill(processes.marked(mark)))
 
     async def bury(self, mark: str) -> list[int]:
         """Returns when nothing of that engine is left; the pids that would not die, if any."""
         ward = self._wards.pop(mark, None)
-        if ward is not None:
-            self._let_go(ward)
         known = ward.segments if ward is not None else set()
-        left = await asyncio.to_thread(processes.bury, mark, known)
+        endings = ward.vital if ward is not None else {}
+        for ending in endings.values():
+            ending.let_go()
+        try:
+            pidfds = {pid: ending.pidfd for pid, ending in endings.items()}
+            left = await asyncio.to_thread(processes.bury, mark, known, pidfds)
+        finally:
+            for ending in endings.values():
+                ending.close()
         await asyncio.to_thread(processes.remove_tree, _directory(mark))
         await asyncio.to_thread(leavings.sweep)
         return left
@@ -156,21 +163,16 @@ class NodeAgent:
 
     def _watch_pid(self, ward: _Ward, pid: int) -> None:
         try:
-            watching = os.pidfd_open(pid)
+            ward.vital[pid] = Ending(pid, partial(self._on_end, ward, pid))
         except ProcessLookupError:
             self._on_end(ward, pid)
-            return
-        ward.vital[pid] = watching
-        ended: Callable[[], None] = partial(self._on_end, ward, pid)
-        asyncio.get_running_loop().add_reader(watching, ended)
 
     def _on_end(self, ward: _Ward, pid: int) -> None:
         if self._wards.get(ward.mark) is not ward:
-            self._let_go(ward)
             return
-        for watching in ward.vital.values():
-            processes.kill_watched(watching)
-        self._let_go(ward)
+        for ending in ward.vital.values():
+            processes.kill_watched(ending.pidfd)
+            ending.let_go()
         left = processes.marked(ward.mark)
         ward.segments |= processes.segments(left)
         processes.kill(left)
@@ -185,12 +187,6 @@ class NodeAgent:
         """The kernel counts its kills, and does not say whom."""
         before, self._kills = self._kills, kills()
         return ", when the kernel killed for want of memory" if self._kills > before else ""
-
-    def _let_go(self, ward: _Ward) -> None:
-        for watching in ward.vital.values():
-            asyncio.get_running_loop().remove_reader(watching)
-            os.close(watching)
-        ward.vital.clear()
 
 
 def _is_one_memory(memory: NodeMemory) -> bool:

@@ -11,9 +11,10 @@ import select
 import shutil
 import signal
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
+from types import MappingProxyType
 
 MARK = "TORPOR_ENGINE"
 """The environment variable that names a process's engine."""
@@ -84,11 +85,17 @@ def await_end(pid: int, timeout_s: float) -> bool:
         os.close(watching)
 
 
-def bury(mark: str, known: Iterable[Path] = (), within_s: float = 20.0) -> list[int]:
+def bury(
+    mark: str,
+    known: Iterable[Path] = (),
+    ending: Mapping[int, int] = MappingProxyType({}),
+    within_s: float = 20.0,
+) -> list[int]:
     """Kill all that bears ``mark`` and wait for its end, then remove its shared memory.
 
     ``known``: segments seen with the engine earlier; those that another process still uses
-    stay. Returns the pids that would not die, at best none.
+    stay. ``ending``: pidfds by pid of its processes, which show no mark any more while the kernel
+    takes their memory back. Returns the pids that would not die, at best none.
     """
     deadline = time.monotonic() + within_s
     candidates = set(known)
@@ -100,7 +107,12 @@ def bury(mark: str, known: Iterable[Path] = (), within_s: float = 20.0) -> list[
         if time.monotonic() >= deadline:
             return marked(mark)
     reap(candidates)
-    return []
+    return [pid for pid, pidfd in ending.items() if not _has_ended(pidfd, deadline)]
+
+
+def _has_ended(pidfd: int, deadline: float) -> bool:
+    kill_watched(pidfd)
+    return bool(select.select([pidfd], [], [], max(0.0, deadline - time.monotonic()))[0])
 
 
 def reap(candidates: set[Path]) -> None:

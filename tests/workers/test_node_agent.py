@@ -178,3 +178,18 @@ async def test_deaths_are_told_to_whoever_asks_from_where_he_was(spawn: Spawn) -
         await asyncio.wait_for(agent.deaths(incarnation - 1), 60)
     assert [died.incarnation for died in await agent.deaths(0)] == [1, 2]
     assert [died.incarnation for died in await agent.deaths(1)] == [2]
+
+
+async def test_a_burial_waits_until_a_dying_process_has_given_its_memory_back(
+    spawn: Spawn,
+) -> None:
+    holds = "import threading; x = b'x' * (300 << 20)"
+    threads = "[threading.Thread(target=time.sleep, args=(600,)).start() for _ in range(4)]"
+    child = spawn(f'exec {sys.executable} -c "{holds}; import time; {threads}; print(1, flush=1)"')
+    await asyncio.to_thread(child.stdout.readline)  # type: ignore[union-attr]
+    agent = NodeAgent(FLEET)
+    await agent.watch("m#0", 1, MARK, [child.pid])
+    child.kill()
+    await agent.deaths(0)
+    assert await agent.bury(MARK) == []
+    assert processes.await_end(child.pid, 0.0)
