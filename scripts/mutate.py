@@ -22,6 +22,7 @@ import importlib.machinery
 import json
 import os
 import random
+import re
 import resource
 import shutil
 import signal
@@ -250,11 +251,16 @@ def main() -> None:
     asked.add_argument("--sample", type=int, default=300)
     asked.add_argument("--seed", type=int, default=0)
     asked.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
+    asked.add_argument(
+        "--again", type=Path, help="instead of a sample: what this log says survived"
+    )
     options = asked.parse_args()
     files = sorted((ROOT / CORE).glob("*.py"))
     everyone = [one for path in files for one in mutants(ROOT, path.relative_to(ROOT))]
     size = min(options.sample, len(everyone))
     sample = random.Random(options.seed).sample(everyone, size)
+    if options.again:
+        sample = _survivors(options.again.read_text(), everyone)
     fates: Counter[str] = Counter()
     began = time.monotonic()
 
@@ -273,6 +279,25 @@ def main() -> None:
     print(f"{killed} of {played} killed ({killed / max(1, played):.1%}), of them by a time-out "
           f"{fates[TIMED_OUT]}, of {len(everyone)} that there are, seed {options.seed}, "
           f"{time.monotonic() - began:.0f} s")  # fmt: skip
+
+
+def _survivors(log: str, everyone: list[Mutant]) -> list[Mutant]:
+    """Of a log, as they are found in the files as they are: the nearest that says the same."""
+    found: dict[Mutant, None] = {}
+    for file, line, column, what in re.findall(
+        rf"^{SURVIVED} .*? s  (.+?):(\d+):(\d+): (.+)$", log, re.M
+    ):
+        alike = [one for one in everyone if (one.file, one.what) == (file, what)]
+        if alike:
+            place = (int(line), int(column))
+            found[min(alike, key=lambda one: _distance(one, *place))] = None
+        else:
+            print(f"gone             {file}:{line}:{column}: {what}")
+    return list(found)
+
+
+def _distance(mutant: Mutant, line: int, column: int) -> tuple[int, int]:
+    return abs(mutant.line - line), abs(mutant.column - column)
 
 
 def _copy(tree: Path) -> Path:
