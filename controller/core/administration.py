@@ -73,7 +73,7 @@ def remove_model(books: Books, model: ModelName) -> None:
     for operation in books.operations:
         if model in (operation.waking, operation.demoted):
             books.finish(operation, f"{model} was removed")
-    _retire(books, record.replicas, even_cold=True)
+    _retire(books, record.replicas)
 
 
 def _resize(books: Books, record: ModelRecord) -> None:
@@ -87,13 +87,11 @@ def _resize(books: Books, record: ModelRecord) -> None:
             record.replicas.append(replica)
             books.replicas[name] = replica
     surplus = [replica for replica in record.replicas if replica.index >= spec.replicas]
-    _retire(books, surplus, even_cold=True)
+    _retire(books, surplus)
 
 
-def _retire(books: Books, replicas: Sequence[Replica], even_cold: bool = False) -> None:
-    for replica in list(replicas):
-        if replica.phase is Phase.COLD and not even_cold:
-            continue
+def _retire(books: Books, replicas: Sequence[Replica]) -> None:
+    for replica in replicas:
         books.retire(replica)
         if replica.phase in LEAVING:
             books.drain(replica, books.goal_of_retirement(replica))

@@ -74,7 +74,7 @@ class Backlog:
         if waiting.deadline < NEVER:
             heappush(self._deadlines, (waiting.deadline, waiting.number, request))
 
-    def remove(self, request: RequestId) -> Waiting:
+    def remove(self, request: RequestId) -> None:
         waiting = self._all.pop(request)
         queue = self.by_model[waiting.model]
         del queue[request]
@@ -84,7 +84,6 @@ class Backlog:
         self._tenants[waiting.tenant] -= 1
         if not self._tenants[waiting.tenant]:
             del self._tenants[waiting.tenant]
-        return waiting
 
     def _leave_lane(self, waiting: Waiting) -> None:
         lanes, key = self.lanes[waiting.model], (waiting.priority, waiting.tenant)

@@ -29,7 +29,7 @@ def cheapest(
 def can_be_cheaper(lacking: Amounts, known: Sequence[Step], victims: Sequence[Victim]) -> bool:
     """Not if all choices that cost less than what is known, together, do not make the room."""
     paid = _total(known)
-    short = {resource: amount for resource, amount in lacking.items() if amount > 0}
+    short = dict(lacking)
     for victim in victims:
         cheaper = [choice.relief for choice in victim.choices if price(victim, choice) < paid]
         if cheaper:

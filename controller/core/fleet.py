@@ -140,9 +140,7 @@ class Fleet:
     def state(self, model: ModelName) -> str:
         """Of its best replica: a phase, or the depth at which it sleeps, or ``stopped``."""
         record = self.models[model]
-        replica = min(record.replicas, key=_goodness, default=None)
-        if replica is None:
-            return "stopped"
+        replica = min(record.replicas, key=_goodness)
         match replica.phase:
             case Phase.ASLEEP if replica.leases:
                 return "frozen"

@@ -84,7 +84,7 @@ class NodeRoom:
 
     def _least_rank(self, asker: Asker, devices: tuple[DeviceId, ...], lacking: Amounts) -> Rank:
         least: Rank = (Verdict.EVICTS_IDLE, 0, -inf, 0)
-        if lacking.get(HOST, 0) > 0:
+        if lacking[HOST] > 0:
             return least
         for device in devices:
             offer, amount = offer_of(self.books, self.node, device, asker.evict_to), lacking[device]
@@ -119,7 +119,7 @@ class NodeRoom:
         if least == Verdict.BLOCKED:
             return Fit(place, need, Verdict.BLOCKED)
         host_free = max(0, self.free.get(HOST, 0))
-        devices = () if lacking.get(HOST, 0) > 0 else place.devices
+        devices = () if lacking[HOST] > 0 else place.devices
         replicas = replicas_on(self.books, self.node, devices)
         drains: tuple[ReplicaId, ...] = ()
         for verdict, deepest in EVICTIONS:
@@ -133,9 +133,7 @@ class NodeRoom:
                 drains = self._use_drains(lacking)
                 if _is_enough(lacking):
                     return Fit(place, need, Verdict.DRAINS, drains)
-            if verdict is Verdict.STOPS and not asker.can_stop:
-                continue
-            if verdict < least:
+            if verdict < least or (verdict is Verdict.STOPS and not asker.can_stop):
                 continue
             found = list(victims(self.books, asker, replicas, deepest))
             if verdict is Verdict.EVICTS_IDLE:
@@ -152,7 +150,7 @@ class NodeRoom:
     def _freezing(self, asker: Asker, fit: Fit, lacking: Amounts) -> Fit | None:
         """With the cheapest of those that can be frozen, whether they drain already or not, beside
         the idle. Whoever drains and is not among them is not needed any more."""
-        books, devices = self.books, () if lacking.get(HOST, 0) > 0 else fit.place.devices
+        books, devices = self.books, () if lacking[HOST] > 0 else fit.place.devices
         replicas = replicas_on(books, self.node, devices)
         found = [
             victim

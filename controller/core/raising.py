@@ -125,7 +125,7 @@ def _act(
         elif demand.urgency is Urgency.WAITED_FOR:
             _hold_back_others(books, rooms, demand, replica, asker)
     elif fit.verdict is Verdict.WAITS:
-        rooms.at(fit.place.node).close(fit.place.devices, fit.need.get(HOST, 0))
+        rooms.at(fit.place.node).close(fit.place.devices, fit.need[HOST])
     elif fit.verdict is Verdict.READY:
         if replica.phase is Phase.ASLEEP:
             order_wake(books, replica, why(books, demand, replica))

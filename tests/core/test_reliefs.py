@@ -121,7 +121,7 @@ def test_a_drain_elsewhere_makes_no_room_here() -> None:
         assert draining.place is not None
         [device] = draining.place.devices
         asker = Asker(ModelName("c"))
-        fit = Rooms(fleet.books).at(NodeId("n")).fit(asker, draining.place, {device: 10})
+        fit = Rooms(fleet.books).at(NodeId("n")).fit(asker, draining.place, {device: 10, HOST: 0})
         assert (fit.verdict, fit.drains) == (Verdict.DRAINS, (draining.id,))
 
 
