@@ -150,6 +150,19 @@ def test_where_all_is_too_little_all_that_can_go_goes() -> None:
     assert [type(order) for order in orders] == [StopEngine, StopEngine]
 
 
+def test_nobody_is_shed_while_what_is_coming_free_makes_up_for_what_was_taken() -> None:
+    """``a`` falls asleep and gives nine back: that is enough to the byte, or it is not."""
+    for leaves, is_shed in ((11, False), (10, True)):
+        story = Story(spec("a"), spec("p", 10, pinned=True), spec("c", 1))
+        for model in "ap":
+            story.raises(f"r{model}", model)
+            story.releases(f"r{model}")
+        story.feed(DemotionOrdered(story.time, OperationId("o"), ModelName("a"), Depth.LEVEL_1))
+        taken(story, leaves)
+        rejected = [o for o in story.arrives("r", "c") if isinstance(o, RejectRequest)]
+        assert bool(rejected) is is_shed
+
+
 def test_one_that_woke_a_moment_ago_is_drained_when_its_least_time_is_over() -> None:
     story = Story(spec("a"), minimum_awake_s=5.0)
     story.raises("r1", "a")

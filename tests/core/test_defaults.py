@@ -29,6 +29,7 @@ from controller.core.names import (
     Prices,
     ReplicaId,
     RequestId,
+    Schedule,
 )
 from controller.core.steadying import FollowPolicy
 
@@ -94,6 +95,12 @@ def test_models() -> None:
     assert MODEL.deepest is Depth[told["deepest"].upper()]
     assert (MODEL.pinned, MODEL.can_freeze) == (told["pinned"] == "true", told["freeze"] == "true")
     assert MODEL.spreads == (told["spread"] == "node")
+
+
+def test_hours() -> None:
+    told = documented("### `schedule`")
+    assert Schedule("UTC").asleep_to is Depth[told["asleep_to"].upper()]
+    assert Schedule("UTC").asleep_after_s == float(told["asleep_after_s"])
 
 
 def test_conversations() -> None:

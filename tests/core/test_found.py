@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from controller.core.commands import WakeEngine
-from controller.core.events import EngineFound, LeaseFound, RequestArrived
+from controller.core.commands import ExportKV, StopEngine, WakeEngine
+from controller.core.events import DemotionOrdered, EngineFound, LeaseFound, RequestArrived
 from controller.core.fleet import Fleet
 from controller.core.names import (
     Depth,
@@ -14,6 +14,7 @@ from controller.core.names import (
     Instant,
     ModelName,
     NodeId,
+    OperationId,
     OpId,
     ReplicaId,
     RequestId,
@@ -51,6 +52,16 @@ def test_leases_that_are_found_on_a_sleeper_are_frozen_since_the_first_was_found
         fleet.handle(LeaseFound(Instant(float(number)), RequestId(f"r{number}"), a.id))
         assert a.frozen_at == 1.0
     assert fleet.frozen() == [a.id]
+
+
+def test_what_an_engine_that_is_found_awake_has_computed_is_kept() -> None:
+    """A sleeper has none."""
+    for depth, expected in ((Depth.AWAKE, ExportKV), (Depth.LEVEL_1, StopEngine)):
+        fleet = Fleet(policy(), [spec("a", 10, keeps_kv=True)])
+        fleet.handle(found("a#0", "0", depth, 10))
+        fleet.handle(node(0.0, device=12))
+        ordered = DemotionOrdered(Instant(1.0), OperationId("o"), ModelName("a"), Depth.STOPPED)
+        assert [type(order) for order in fleet.handle(ordered)] == [expected]
 
 
 def test_a_model_is_in_the_state_of_its_best_replica() -> None:

@@ -24,8 +24,10 @@ from controller.core.names import (
     ReplicaId,
     RequestId,
 )
-from controller.core.reliefs import offer
-from tests.core.fleets import Story, ladder, spec
+from controller.core.reliefs import Share, offer
+from controller.core.tier import Resize
+from controller.core.victims import work_out_offer, work_out_victim
+from tests.core.fleets import Story, ladder, spec, tier
 
 A, B, C, D = (ReplicaId(f"{name}#0") for name in "abcd")
 MANY = 1_000_000
@@ -33,9 +35,10 @@ MANY = 1_000_000
 
 def lively() -> Story:
     """``a`` serves r1, ``b`` is awake and idle with a ladder, ``c`` starts for r3, ``d`` is cold;
-    it has no room, and r4 waits for it."""
+    it has no room, and r4 waits for it. The node's KV tier has all its memory."""
     models = (spec("a", 8), spec("b", 4, ladder=ladder(50.0, 90.0)), spec("c", 8), spec("d", 20))
     story = Story(*models, minimum_awake_s=100.0, busy_leases=MANY)
+    story.feed(tier(0.0, held=6, whole=6, least=2))
     story.raises("r1", "a")
     story.raises("r2", "b")
     story.releases("r2")
@@ -185,6 +188,22 @@ def _a_stale_offer(books: Books) -> None:
     books.reliefs.offers[NodeId("n"), DeviceId("0")] = {Depth.LEVEL_1: offer([])}
 
 
+def _a_stale_need(books: Books) -> None:
+    books.reliefs.needs[A] = {DeviceId("0"): 1}
+
+
+def _regarded_as_another(books: Books) -> None:
+    regard = (Depth.LEVEL_1, Depth.STOPPED, False)
+    books.reliefs.idle[B] = {regard: work_out_victim(books, books.replicas[A], regard)}
+
+
+def _an_offer_of_stale_shares(books: Books) -> None:
+    node, device = NodeId("n"), DeviceId("0")
+    books.reliefs.shares[A] = {Depth.LEVEL_1: Share(True, 1, 0.0, 1)}
+    stale = work_out_offer(books, node, device, Depth.LEVEL_1)
+    books.reliefs.offers[node, device] = {Depth.LEVEL_1: stale}
+
+
 def _a_stale_ladder(books: Books) -> None:
     books.models[ModelName("b")].rungs = []
 
@@ -221,6 +240,18 @@ def _a_device_without_a_name(books: Books) -> None:
 def _less_than_nothing(books: Books) -> None:
     books.ledger.budgets[NodeId("n")][DeviceId("1")] = -1
     books.ledger.named[NodeId("n")][DeviceId("1")] = 0
+
+
+def _a_tier_that_outgrew_its_part(books: Books) -> None:
+    books.tiers[NodeId("n")].held_bytes = 7
+
+
+def _a_tier_that_is_to_give_up_all(books: Books) -> None:
+    books.tiers[NodeId("n")].order = Resize(OpId(9), 1, Instant(99.0))
+
+
+def _a_tier_that_gave_what_nobody_got(books: Books) -> None:
+    books.tiers[NodeId("n")].held_bytes = 5
 
 
 def _nothing_to_retire_for(books: Books) -> None:
@@ -263,6 +294,9 @@ WRECKERS: tuple[tuple[Callable[[Books], None], str], ...] = (
     (_stale_choices, "stale choices"),
     (_a_stale_relief, "stale relief"),
     (_a_stale_offer, "a stale offer"),
+    (_a_stale_need, "a stale need"),
+    (_regarded_as_another, "regarded as before"),
+    (_an_offer_of_stale_shares, "a stale offer"),
     (_a_stale_ladder, "a stale ladder"),
     (_a_stranger_leaks, "leaks, and is not there"),
     (_a_cold_one_leaks, "leaks, and is not there"),
@@ -272,6 +306,9 @@ WRECKERS: tuple[tuple[Callable[[Books], None], str], ...] = (
     (_more_than_was_named, "is not within"),
     (_a_device_without_a_name, "is not within"),
     (_less_than_nothing, "is not within"),
+    (_a_tier_that_outgrew_its_part, "larger than it may be"),
+    (_a_tier_that_is_to_give_up_all, "told to give up all"),
+    (_a_tier_that_gave_what_nobody_got, "0 are given"),
     (_nothing_to_retire_for, "planning again changes the books"),
     (_work_left_over, "planning again orders"),
 )

@@ -77,6 +77,23 @@ def test_one_slow_fetch_among_many_changes_nothing() -> None:
     assert rates.fetch_s(NODE, MODEL, 4096, Instant(3)) == pytest.approx(0.9)
 
 
+def test_of_what_was_measured_the_middle_counts_and_only_the_last_five() -> None:
+    rates = Rates()
+    rates.sized(MODEL, MIB, 1)
+    for number, mib_s in enumerate((1, 500, 100, 200, 300, 400)):
+        rates.fetched(NODE, mib_s * MIB, 1.0, Instant(number))
+        rates.computed(MODEL, mib_s * 1000, 1.0, Instant(number))
+    assert seconds(rates, 3000, at=9.0) == (3000 / 300, 3000 / 300_000)
+
+
+def test_what_took_no_time_that_could_be_measured_teaches_nothing() -> None:
+    rates = Rates()
+    rates.sized(MODEL, MIB, 1)
+    rates.fetched(NODE, MIB, 0.0, Instant(0))
+    rates.computed(MODEL, 1000, 0.0, Instant(0))
+    assert seconds(rates, 100) == (None, None)
+
+
 def test_short_prompts_and_empty_fetches_teach_nothing() -> None:
     rates = Rates()
     rates.fetched(NODE, 0, 1.0, Instant(0))

@@ -75,6 +75,28 @@ def test_a_backup_comes_up_on_another_node_as_soon_as_the_model_is_used() -> Non
     assert grants(story.arrives("s", "a")) == [("s", "a#1")]
 
 
+def test_who_is_idle_rests_though_another_of_its_model_is_in_use() -> None:
+    """Beyond the least that is kept, and be it one."""
+    story = Story(spec("a", 10, replicas=2, ladder=REST), busy_leases=1)
+    story.raises("r", "a")
+    story.answers("a#1")
+    assert grants(story.arrives("s", "a")) == [("s", "a#1")]
+    ends(story, "r")
+    assert [c.replica for c in rests(story, story.at + 60.0) if isinstance(c, SleepEngine)] == [A0]
+
+
+def test_a_backup_that_is_kept_keeps_nobody_else_awake() -> None:
+    story = Story(replace(PAIR, ladder=REST), spec("b", 4, ladder=REST))
+    story.raises("r", "a")
+    story.answers("a#1")
+    story.raises("s", "b")
+    ends(story, "s")
+    story.fleet.books.replicas[A1].idle_since = story.time
+    story.fleet.books.touch(story.fleet.books.replicas[A1])
+    slept = [c.replica for c in rests(story, story.at + 60.0) if isinstance(c, SleepEngine)]
+    assert slept == ["b#0"]
+
+
 def test_a_lost_node_takes_one_of_two_and_the_other_serves_on() -> None:
     story = on_two_nodes(PAIR)
     story.raises("r", "a")

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import controller.core
-from controller.core.agenda import Agenda
+from controller.core.agenda import SLACK, Agenda
 from controller.core.backlog import Backlog
 from controller.core.choices import Choice
 from controller.core.costs import REMEMBERED, CostTable
@@ -158,6 +158,32 @@ def test_an_agenda_says_who_is_late_and_when_the_next_is(puts: list[tuple[str, f
         ahead = [at for at in twin.values() if now < at < inf]
         assert agenda.next_after(now) == min(ahead, default=NEVER)
         assert agenda.at(ReplicaId(key)) == at
+
+
+def test_an_agenda_that_was_cleared_of_what_is_outdated_is_in_order() -> None:
+    agenda = Agenda[str]()
+    for number in range(10):
+        agenda.put(f"k{number}", Instant(100.0 - number))
+    for step in range(2 * SLACK):
+        agenda.put("k0", Instant(200.0 + step))
+        assert agenda.next_after(Instant(0.0)) == 91.0
+    assert set(agenda.late(Instant(93.0))) == {"k7", "k8", "k9"}
+
+
+def test_of_what_a_node_does_not_have_nothing_is_free_or_taken() -> None:
+    ledger, n, one, other = Ledger(), NodeId("n"), DeviceId("0"), DeviceId("1")
+    assert (ledger.free(n, one), ledger.free_on(n), ledger.booked(n)) == (0, {}, {})
+    ledger.join(n, ((one, 10),), 5)
+    assert (ledger.free(n, other), ledger.deficit(n, other)) == (0, 0)
+    assert ledger.free_on(n) == {one: 10, HOST: 5}
+    assert not ledger.is_cut(n)
+    ledger.measure(n, {one: 7, HOST: -1})
+    assert (ledger.deficit(n, one), ledger.deficit(n, HOST)) == (3, 6)
+    assert ledger.taken(n) == {one: 3, HOST: 5}
+    ledger.give(n, {one: 2})
+    assert ledger.budgets[n] == {one: 9, HOST: 0}
+    ledger.give(n, {one: 4})
+    assert ledger.budgets[n] == {one: 10, HOST: 0}, "no more than was named"
 
 
 def test_costs_are_guessed_then_the_median_of_what_was_measured() -> None:

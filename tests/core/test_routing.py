@@ -110,6 +110,19 @@ def test_affinity_ends_where_a_replica_is_busy() -> None:
     wish = Affinity(busy.id, (1,))
     assert pick_to_serve([busy, free], wish) is busy
     assert pick_to_serve([busy, free], wish, busy_leases=3) is free
+    less_busy = replica(1, leases=2)
+    assert pick_to_serve([busy, less_busy], wish, busy_leases=3) is less_busy
+
+
+def test_a_home_is_worth_so_many_leases_and_a_known_beginning_its_share_of_fewer() -> None:
+    for worth, wish, half in (
+        (int(HOME_LEASES), Affinity(A1), ()),
+        (int(PREFIX_LEASES), Affinity(prefix=(1, 2)), (1, 2)),
+        (int(PREFIX_LEASES) // 2, Affinity(prefix=(1, 2, 3, 4)), (1, 2)),
+    ):
+        free, just, more = replica(0), replica(1, worth - 1, half), replica(1, worth, half)
+        assert pick_to_serve([free, just], wish) is just
+        assert pick_to_serve([free, more], wish) is free
 
 
 def test_keys_are_forgotten_from_the_oldest_on() -> None:

@@ -149,10 +149,15 @@ def test_a_failed_stop_keeps_the_bytes_and_is_tried_again_later() -> None:
     assert isinstance(first, StopEngine)
     assert story.feed(EngineFailed(Instant(2.0), first.op, A0, "cannot be killed")) == []
     assert story.fleet.ledger.free(NodeId("n"), DeviceId("0")) == 14
-    deadline = story.fleet.next_deadline()
-    [again] = story.feed(TimePassed(deadline))
-    assert isinstance(again, StopEngine)
-    assert again.op != first.op
+    op, waited = first.op, []
+    for _ in range(3):
+        waited.append(story.fleet.next_deadline() - story.at)
+        [again] = story.feed(TimePassed(story.fleet.next_deadline()))
+        assert isinstance(again, StopEngine)
+        assert again.op != op
+        op = again.op
+        assert story.feed(EngineFailed(story.time, op, A0, "cannot be killed")) == []
+    assert waited == [1.0, 2.0, 4.0]
 
 
 def test_an_order_to_sleep_waits_for_the_leases_and_for_the_depth() -> None:

@@ -74,6 +74,15 @@ def test_the_tier_shrinks_by_what_is_lacking_and_nobody_sleeps() -> None:
     assert len(awake(story)) == 2
 
 
+def test_what_is_coming_free_for_another_reason_is_not_asked_of_the_tier() -> None:
+    """``a`` falls asleep and gives back nine: just what others take, or one less."""
+    for leaves, to_bytes in ((11, None), (10, 5)):
+        story = two_idle()
+        story.feed(DemotionOrdered(story.time, OperationId("o"), ModelName("a"), Depth.LEVEL_1))
+        orders = [o.to_bytes for o in taken(story, leaves) if isinstance(o, ResizeTier)]
+        assert orders == ([] if to_bytes is None else [to_bytes])
+
+
 def test_where_the_tier_is_too_small_sleepers_go_beside_it_and_no_sooner() -> None:
     story = two_idle()
     (shrink, *sleeps) = taken(story, 8)

@@ -6,9 +6,11 @@ from dataclasses import replace
 from itertools import combinations, product
 from math import fsum
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from controller.core.cheapest import MOST_VICTIMS, cheapest
 from controller.core.choices import Choice, Move, Victim, price
 from controller.core.events import ModelAdded
 from controller.core.eviction import make_room
@@ -80,6 +82,11 @@ def chosen(found: list[Victim], moves: list[Move]) -> dict[ReplicaId, Choice]:
     return {move.replica: rungs[move.replica, move.depth] for move in moves}
 
 
+def paid(found: list[Victim], way: dict[ReplicaId, Choice]) -> list[float]:
+    prices = [price(v, way[v.replica]) for v in found if v.replica in way]
+    return [sum(column) for column in zip(*prices, strict=True)]
+
+
 LACKING = st.fixed_dictionaries(
     {DEVICES[0]: st.integers(-3, 20), DEVICES[1]: st.integers(-3, 20), HOST: st.integers(-9, 0)}
 )
@@ -120,15 +127,72 @@ def test_the_moves_make_the_room_and_none_is_idle(
 def test_cost_finds_the_cheapest_demotions_of_all(
     found: list[Victim], lacking: Amounts, host_free: int
 ) -> None:
-    def paid(way: dict[ReplicaId, Choice]) -> list[float]:
-        prices = [price(v, way[v.replica]) for v in found if v.replica in way]
-        return [sum(column) for column in zip(*prices, strict=True)]
-
     ways = [w for w in every_way(found) if makes_room(lacking, host_free, list(w.values()))]
     moves = make_room(lacking, host_free, found, Eviction.COST)
     assert (moves is None) == (not ways)
     if moves is not None:
-        assert paid(chosen(found, moves)) == min(map(paid, ways))
+        assert paid(found, chosen(found, moves)) == min(paid(found, way) for way in ways)
+
+
+def idle(number: int, size: int, cost_s: int, wants: int = 1) -> Victim:
+    return Victim(
+        ReplicaId(f"v{number:02}"),
+        is_busy=False,
+        is_awake=True,
+        is_wanted=False,
+        idle_since=0.0,
+        wants=wants,
+        choices=(Choice(Depth.LEVEL_2, {DEVICES[0]: size, HOST: 0}, cost_s),),
+    )
+
+
+@FEW
+@given(
+    st.lists(
+        st.tuples(st.integers(1, 9), st.integers(0, 9), st.integers(0, 2)), min_size=3, max_size=7
+    ),
+    st.integers(4, 25),
+)
+def test_of_any_sizes_at_any_prices_the_cheapest_are_found(
+    rows: list[tuple[int, int, int]], lacking: int
+) -> None:
+    """Also where whoever frees most is left out, or whoever costs least for it."""
+    found = [idle(number, *row) for number, row in enumerate(rows)]
+    need: Amounts = {DEVICES[0]: lacking}
+    ways = [way for way in every_way(found) if makes_room(need, 0, list(way.values()))]
+    moves = make_room(need, 0, found, Eviction.COST)
+    assert (moves is None) == (not ways)
+    if moves is not None:
+        assert paid(found, chosen(found, moves)) == min(paid(found, way) for way in ways)
+
+
+def test_a_search_of_nearly_all_that_may_be_tried_is_carried_to_its_end() -> None:
+    """367 branches, and the cheapest way is among the last of them."""
+    sizes, costs = (6, 7, 7, 3, 9, 9, 3, 6, 9, 6, 9), (9, 6, 3, 4, 9, 7, 3, 9, 5, 4, 4)
+    found = [idle(number, *row) for number, row in enumerate(zip(sizes, costs, strict=True))]
+    steps = cheapest({DEVICES[0]: 32}, 0, found, None)
+    assert steps is not None
+    assert sum(choice.cost_s for _, choice in steps) == 18
+
+
+@pytest.mark.parametrize("by", [Eviction.COST, Eviction.LFU, Eviction.LRU])
+def test_of_a_crowd_that_is_too_large_to_try_all_the_right_one_goes(by: Eviction) -> None:
+    """The later ones, less often wanted and less dear, have been used more lately."""
+    crowd = [
+        replace(idle(number, 5, 60 - number, 50 - number), idle_since=number)
+        for number in range(2 * MOST_VICTIMS)
+    ]
+    moves = make_room({DEVICES[0]: 5}, 0, crowd, by)
+    assert moves is not None
+    expected = crowd[0] if by is Eviction.LRU else crowd[-1]
+    assert [move.replica for move in moves] == [expected.replica]
+    among_the_dear = make_room({DEVICES[0]: 5}, 0, [*crowd, nobody_else(crowd[-1])], by)
+    assert among_the_dear == moves, "whoever is waited for is left"
+
+
+def nobody_else(victim: Victim) -> Victim:
+    """But that somebody waits for it."""
+    return replace(victim, replica=ReplicaId("w"), is_wanted=True, wants=0.0, idle_since=-1.0)
 
 
 @FEW
