@@ -29,7 +29,7 @@ def thin_out(books: Books) -> None:
 
 
 def _stop(books: Books, asleep: list[Replica], surplus: int) -> None:
-    asker = Asker(ModelName(""), can_drain=False)
+    asker = Asker(ModelName(""))
     rows = victims(books, asker, asleep)
     found = [v for v in rows if v.choices and v.choices[-1].depth is Depth.STOPPED]
     found.sort(key=lambda victim: right_to_stay(victim, victim.choices[-1], books.policy.eviction))

@@ -120,9 +120,10 @@ def _roomiest(room: NodeRoom, asker: Asker, count: int) -> list[tuple[DeviceId, 
         for device in devices:
             reliefs = [choice.relief.get(device, 0) for choice in victim.choices]
             potential[device] += max([0, *reliefs])
-    for replica in room.drains:
+    for replica, relief in room.drains.items():
         for device in devices:
-            potential[device] += most_free(room.books, room.books.replicas[replica], device)
+            deeper = most_free(room.books, room.books.replicas[replica], device)
+            potential[device] += relief.get(device, 0) + deeper
     return [_largest(devices, potential, count), _largest(devices, room.spare, count)]
 
 

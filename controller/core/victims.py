@@ -122,7 +122,8 @@ def work_out_choices(books: Books, replica: Replica) -> Choices:
 
 
 def most_free(books: Books, replica: Replica, device: DeviceId) -> int:
-    """What comes free on the device if the replica goes as far as it may."""
+    """What comes free on the device if the replica goes as far as it may; of one that drains,
+    beside what its drain will free."""
     choices = _choices(books, replica, Depth.KV_RELEASED, Depth.STOPPED)
     return max([0, *[choice.relief.get(device, 0) for choice in choices]])
 

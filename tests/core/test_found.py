@@ -5,9 +5,14 @@ from __future__ import annotations
 import pytest
 
 from controller.core.commands import ExportKV, StopEngine, WakeEngine
+from controller.core.demands import demands_of
 from controller.core.events import DemotionOrdered, EngineFound, LeaseFound, RequestArrived
+from controller.core.fits import Verdict
 from controller.core.fleet import Fleet
+from controller.core.lifecycle import Goal
+from controller.core.models import ModelRecord
 from controller.core.names import (
+    Cause,
     Depth,
     DeviceId,
     Footprint,
@@ -20,7 +25,9 @@ from controller.core.names import (
     RequestId,
     model_of,
 )
-from controller.core.placement import why_no_return
+from controller.core.placement import fit_cold, why_no_return
+from controller.core.rooms import Rooms
+from controller.core.victims import Asker
 from tests.core.fleets import node, policy, spec
 
 
@@ -42,6 +49,27 @@ def test_of_two_sleepers_that_one_wakes_which_has_room_where_it_lies() -> None:
     assert wake.replica == "a#1"
 
 
+@pytest.mark.parametrize("drains", [False, True])
+def test_of_several_devices_those_are_chosen_where_most_would_be_free(drains: bool) -> None:
+    """What is held on one device gives nothing on another, be it by many, and draining or not."""
+    small = [spec(name, 3) for name in "abc"]
+    fleet = Fleet(policy(), [*small, spec("p", 2, pinned=True), spec("m", 11)])
+    fleet.handle(found("p#0", "0", Depth.AWAKE, 2))
+    for name in "abc":
+        fleet.handle(found(f"{name}#0", "2", Depth.AWAKE, 3))
+    fleet.handle(node(0.0, devices=3, device=12))
+    if drains:
+        for name in "abc":
+            replica = fleet.replicas[ReplicaId(f"{name}#0")]
+            replica.leases[RequestId(name)] = Instant(0.0)
+            fleet.books.drain(replica, Goal(Depth.STOPPED, Cause.EVICTED, "m"))
+    wide = ModelRecord(spec("m", 11, devices_per_replica=2))
+    fit = fit_cold(Rooms(fleet.books), Asker(wide.spec.name), wide)
+    assert fit is not None
+    assert fit.place.devices == ("1", "2")
+    assert fit.verdict is (Verdict.DRAINS if drains else Verdict.STOPS)
+
+
 def test_leases_that_are_found_on_a_sleeper_are_frozen_since_the_first_was_found() -> None:
     fleet = Fleet(policy(), [spec("a", 10), spec("p", 11, pinned=True)])
     fleet.handle(found("a#0", "0", Depth.LEVEL_2, 1))
@@ -52,6 +80,18 @@ def test_leases_that_are_found_on_a_sleeper_are_frozen_since_the_first_was_found
         fleet.handle(LeaseFound(Instant(float(number)), RequestId(f"r{number}"), a.id))
         assert a.frozen_at == 1.0
     assert fleet.frozen() == [a.id]
+
+
+@pytest.mark.parametrize(("frozen_at", "since"), [(1.0, 1.0), (3.0, 2.0)])
+def test_a_model_is_wanted_back_since_its_freeze_or_since_somebody_waits(
+    frozen_at: float, since: float
+) -> None:
+    fleet = Fleet(policy(), [spec("a", 10)])
+    fleet.handle(found("a#0", "0", Depth.LEVEL_2, 1))
+    fleet.handle(LeaseFound(Instant(0.5), RequestId("r"), ReplicaId("a#0")))
+    fleet.replicas[ReplicaId("a#0")].frozen_at = Instant(frozen_at)
+    fleet.books.backlog.add(RequestId("q"), ModelName("a"), Instant(2.0), 100.0)
+    assert [demand.since for demand in demands_of(fleet.books)] == [since]
 
 
 def test_what_an_engine_that_is_found_awake_has_computed_is_kept() -> None:
