@@ -5,9 +5,19 @@ from __future__ import annotations
 import pytest
 
 from controller.core.commands import RejectRequest, StartEngine
+from controller.core.events import NodeJoined
 from controller.core.fleet import Fleet
-from controller.core.names import Depth, Footprint, ModelName, ModelSpec, RejectReason
-from controller.core.placement import is_possible
+from controller.core.names import (
+    Depth,
+    DeviceId,
+    Footprint,
+    Instant,
+    ModelName,
+    ModelSpec,
+    NodeId,
+    RejectReason,
+)
+from controller.core.placement import is_possible, why_never
 from controller.core.rooms import Rooms
 from controller.core.victims import Asker
 from tests.core.fleets import Story, node, policy, sizes, spec
@@ -52,6 +62,28 @@ def test_one_node_with_room_for_it_is_enough() -> None:
     assert not is_possible(rooms, asker, record, replica)
     fleet.handle(node(0.0, "m", host=5))
     assert is_possible(Rooms(fleet.books), asker, record, replica)
+
+
+@pytest.mark.parametrize(
+    ("model", "said"),
+    [
+        (wanting(11, 0, devices=2), "needs 11 bytes on each of 2 devices of one node, budget 10"),
+        (wanting(10, 8, devices=2), "needs 8 bytes of host memory, budget 7 bytes"),
+        (wanting(10, 7, devices=2), None),
+        (wanting(21, 0), "needs 21 bytes, budget 20 bytes"),
+        (wanting(20, 6), "needs 6 bytes of host memory, budget 5 bytes"),
+        (wanting(20, 5), None),
+    ],
+)
+def test_the_node_is_named_that_comes_nearest(model: ModelSpec, said: str | None) -> None:
+    """One with a large device beside a small one, and two of two that are alike."""
+    fleet = Fleet(policy(), [model])
+    devices = ((DeviceId("0"), 9), (DeviceId("1"), 20))
+    fleet.handle(NodeJoined(Instant(0.0), NodeId("k"), devices, 5))
+    for name, host in (("m", 6), ("n", 7)):
+        fleet.handle(node(0.0, name, devices=2, device=10, host=host))
+    why = why_never(Rooms(fleet.books), fleet.models[ModelName("a")])
+    assert (why is None) if said is None else said in (why or "")
 
 
 @pytest.mark.parametrize(

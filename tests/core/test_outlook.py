@@ -11,6 +11,7 @@ from controller.core.events import (
     DemotionOrdered,
     EngineFailed,
     LeaseReleased,
+    ModelAdded,
     PinOrdered,
     TimePassed,
 )
@@ -244,6 +245,17 @@ def test_what_is_frozen_goes_on_first_and_then_sleeps() -> None:
     books = story.fleet.books
     keep_lease(books, RequestId("kept"), ReplicaId("b#0"), True)
     assert told(story) == ("queued", GUESS.sleep_s + GUESS.start_s)
+
+
+def test_what_is_coming_free_is_waited_for_by_the_moment() -> None:
+    """``a`` falls asleep; ``b`` needs what it gives, and demotes nobody for it."""
+    story = awake()
+    story.feed(ModelAdded(story.time, spec("b", 20)))
+    sleeps(story, Depth.LEVEL_2)
+    for left_s in (2.0, 0.5, 0.0):
+        passes(story, 2.0 - left_s - (story.at - 1.0))
+        story.fleet.costs.measured.clear()
+        assert estimate_s(story, "b") == GUESS.start_s + left_s
 
 
 def test_without_a_node_nothing_is_known_of_room() -> None:

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from controller.core.commands import Command, GrantLease, SleepEngine, StartEngine
+from controller.core.commands import Command, GrantLease, SleepEngine, StartEngine, WakeEngine
 from controller.core.events import (
+    EngineFailed,
     EngineLost,
     LeaseReleased,
     NodeLost,
@@ -19,6 +20,7 @@ from controller.core.lifecycle import Phase
 from controller.core.names import (
     Depth,
     Instant,
+    ModelName,
     ModelSpec,
     NodeId,
     OperationId,
@@ -83,6 +85,20 @@ def test_who_is_idle_rests_though_another_of_its_model_is_in_use() -> None:
     assert grants(story.arrives("s", "a")) == [("s", "a#1")]
     ends(story, "r")
     assert [c.replica for c in rests(story, story.at + 60.0) if isinstance(c, SleepEngine)] == [A0]
+
+
+def test_a_model_that_is_given_up_is_not_refused_while_one_of_its_engines_can_wake() -> None:
+    story = Story(replace(PAIR, ladder=REST, max_restarts=1))
+    story.raises("r", "a")
+    broken = story.fleet.replicas[A1].order
+    assert broken is not None
+    story.feed(EngineFailed(story.time, broken.op, A1, "broke"))
+    story.answers("a#1")
+    ends(story, "r")
+    rests(story, story.at + 60.0)
+    story.answers("a#0")
+    assert story.fleet.models[ModelName("a")].is_given_up
+    assert [type(command) for command in story.arrives("s", "a")] == [WakeEngine]
 
 
 def test_a_backup_that_is_kept_keeps_nobody_else_awake() -> None:

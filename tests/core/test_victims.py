@@ -10,8 +10,16 @@ from controller.core.events import DemotionOrdered, Event
 from controller.core.eviction import make_room
 from controller.core.ledger import HOST, Amounts
 from controller.core.lifecycle import Phase
-from controller.core.names import Depth, DeviceId, Eviction, ModelName, OperationId, ReplicaId
-from controller.core.victims import Asker, most_free, victims, work_out_coming
+from controller.core.names import (
+    Depth,
+    DeviceId,
+    Eviction,
+    ModelName,
+    NodeId,
+    OperationId,
+    ReplicaId,
+)
+from controller.core.victims import Asker, most_free, never_free, victims, work_out_coming
 from tests.core.fleets import Story, spec
 
 A, DEVICE = ReplicaId("a#0"), DeviceId("0")
@@ -66,6 +74,23 @@ def test_a_single_byte_is_enough_if_it_is_all_that_lacks() -> None:
     assert make_room({DEVICE: 1}, 0, [victim], Eviction.LRU) == [
         Move(A, Depth.LEVEL_2, is_busy=False, cost_s=0.0)
     ]
+
+
+def test_what_never_comes_free_is_of_the_pinned_and_of_those_who_may_not_be_stopped() -> None:
+    """``p`` stays as it is, ``c`` at the least that it may hold, ``a`` goes altogether; who asks
+    and who goes for good are in nobody's way."""
+    others = spec("p", 4, pinned=True), spec("c", 6, deepest=Depth.LEVEL_2), spec("g", 3)
+    story = Story(spec("a", 10), *others, spec("x", 1), device=30)
+    for model in "apcgx":
+        story.raises(f"r-{model}", model)
+    books, n = story.fleet.books, NodeId("n")
+    books.replicas[ReplicaId("g#0")].is_retiring = True
+    asker = Asker(ModelName("x"), ReplicaId("x#0"))
+    assert never_free(books, asker, n, may_thaw=True) == {DEVICE: 4 + 1, HOST: 0}
+    books.replicas[A].phase = Phase.ASLEEP
+    books.replicas[A].depth = Depth.LEVEL_1
+    assert never_free(books, asker, n, may_thaw=True) == {DEVICE: 4 + 1, HOST: 0}
+    assert never_free(books, asker, n, may_thaw=False) == {DEVICE: 4 + 1 + 1, HOST: 0}
 
 
 def test_who_holds_nothing_there_frees_nothing_there() -> None:
