@@ -272,3 +272,18 @@ def test_what_can_be_seen_of_one() -> None:
     assert (one.turns_waiting, one.was_hibernated) == (2, True)
     one.ended(1, Outcome.DONE)
     assert (one.turns_waiting, one.was_hibernated) == (1, False)
+
+
+@pytest.mark.parametrize(
+    ("act", "state"),
+    [
+        (Act.HIBERNATE, "hibernating"),
+        (Act.REHYDRATE, "rehydrating"),
+        (Act.TURN, Residency.HIBERNATED.value),
+    ],
+)
+def test_its_state_is_what_is_being_done_about_it_or_else_its_residency(
+    act: Act, state: str
+) -> None:
+    assert Conversation(Residency.HIBERNATED, doing=Job(1, act)).state == state
+    assert Conversation(Residency.HIBERNATED).state == Residency.HIBERNATED.value

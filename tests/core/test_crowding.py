@@ -7,7 +7,7 @@ from typing import Any
 from controller.core.commands import StopEngine
 from controller.core.events import DemotionOrdered, LeaseReleased, PinOrdered, RequestCancelled
 from controller.core.lifecycle import Phase
-from controller.core.names import Depth, ModelName, OperationId, RequestId
+from controller.core.names import Depth, Eviction, ModelName, OperationId, RequestId
 from tests.core.fleets import Story, spec
 
 
@@ -31,6 +31,14 @@ def test_of_one_sleeper_too_many_the_least_wanted_is_stopped() -> None:
     [stop] = slept(story, "c")
     assert stop.replica == "a#0"
     assert stop.whom == "the limit of sleepers"
+
+
+def test_who_was_wanted_more_often_stays_though_it_slept_first() -> None:
+    models = [spec(name, 6) for name in "abc"]
+    story = Story(*models, most_sleepers=2, eviction=Eviction.LFU)
+    assert [slept(story, name) for name in "aab"] == [[], [], []]
+    [stop] = slept(story, "c")
+    assert stop.replica == "b#0"
 
 
 def test_without_a_limit_all_may_sleep() -> None:

@@ -9,9 +9,11 @@ from controller.core.demands import demands_of
 from controller.core.events import DemotionOrdered, EngineFound, LeaseFound, RequestArrived
 from controller.core.fits import Verdict
 from controller.core.fleet import Fleet
+from controller.core.invariants import check
 from controller.core.lifecycle import Goal
 from controller.core.models import ModelRecord
 from controller.core.names import (
+    NEVER,
     Cause,
     Depth,
     DeviceId,
@@ -28,7 +30,7 @@ from controller.core.names import (
 from controller.core.placement import fit_cold, why_no_return
 from controller.core.rooms import Rooms
 from controller.core.victims import Asker
-from tests.core.fleets import node, policy, spec
+from tests.core.fleets import ladder, node, policy, spec
 
 
 def found(name: str, device: str, depth: Depth, size: int) -> EngineFound:
@@ -124,6 +126,25 @@ def test_a_sleeper_cannot_come_back_beside_who_may_not_be_stopped(
     fleet.handle(found("c#0", "0", Depth.LEVEL_2, 1))
     fleet.handle(node(0.0, device=device))
     assert why_no_return(fleet.books, fleet.replicas[ReplicaId("a#0")]) == why
+
+
+def test_a_sleeper_that_may_not_be_stopped_is_not_in_its_own_way() -> None:
+    fleet = Fleet(policy(), [spec("a", 10, deepest=Depth.LEVEL_2), spec("b", 9)])
+    fleet.handle(found("a#0", "0", Depth.LEVEL_2, 1))
+    fleet.handle(found("b#0", "0", Depth.LEVEL_2, 1))
+    fleet.handle(node(0.0, device=10))
+    assert why_no_return(fleet.books, fleet.replicas[ReplicaId("a#0")]) is None
+
+
+def test_who_holds_a_lease_that_was_found_is_not_idle() -> None:
+    fleet = Fleet(policy(), [spec("a", 10, ladder=ladder(60.0))])
+    fleet.handle(found("a#0", "0", Depth.AWAKE, 10))
+    fleet.handle(node(0.0))
+    assert fleet.next_deadline() == 60.0
+    for request in ("r", "s"):
+        fleet.handle(LeaseFound(Instant(1.0), RequestId(request), ReplicaId("a#0")))
+        assert fleet.next_deadline() == NEVER
+        check(fleet)
 
 
 @pytest.mark.parametrize("can_freeze", [True, False])

@@ -86,6 +86,14 @@ def test_the_node_is_named_that_comes_nearest(model: ModelSpec, said: str | None
     assert (why is None) if said is None else said in (why or "")
 
 
+def test_who_asks_while_one_of_two_starts_is_let_in_though_the_budget_became_too_small() -> None:
+    story = Story(spec("a", 20, replicas=2))
+    story.arrives("r", "a")
+    assert story.feed(node(1.0, device=15)) == []
+    assert story.arrives("s", "a") == []
+    assert story.fleet.waiting() == 2
+
+
 @pytest.mark.parametrize(
     ("size", "said"),
     [

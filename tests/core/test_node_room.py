@@ -238,3 +238,26 @@ def test_nobodys_weights_go_to_a_host_that_has_not_a_byte_free_at_this_moment(
     fit = room(story).fit_evicting(asker, PLACE, {DEVICE: 20, HOST: 0})
     assert fit.verdict is (Verdict.FREEZES if is_busy else Verdict.EVICTS_IDLE)
     assert [(move.replica, move.depth) for move in fit.moves] == [(A, depth)]
+
+
+def test_where_the_host_lacks_too_a_sleeper_of_any_device_goes_deeper_beside_a_freeze() -> None:
+    """``b`` has ten of twelve on the host; ``x`` needs three there, and the device of ``a``."""
+    story = Story(spec("b", 10), spec("a", 10), spec("x"), device=12, host=12)
+    story.feed(node(0.0, devices=2, device=12, host=12))
+    for model in "ba":
+        story.raises(f"r-{model}", model)
+    story.releases("r-b")
+    story.feed(DemotionOrdered(story.time, OperationId("o"), ModelName("b"), Depth.LEVEL_1))
+    story.answers(B)
+    a, b = (story.fleet.replicas[name].place for name in (A, B))
+    assert a is not None
+    assert b is not None
+    assert a.devices != b.devices
+    story.fleet.books.now = Instant(story.at + 100.0)
+    asker = Asker(ModelName("x"), since=story.time)
+    fit = room(story).fit_evicting(asker, a, {a.devices[0]: 11, HOST: 3})
+    assert fit.verdict is Verdict.FREEZES
+    assert {(move.replica, move.depth) for move in fit.moves} == {
+        (A, Depth.LEVEL_2),
+        (B, Depth.LEVEL_2),
+    }

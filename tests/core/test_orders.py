@@ -4,6 +4,7 @@ and of no other."""
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from controller.core.commands import Command, FinishOperation, GrantLease, StartEngine
@@ -12,10 +13,12 @@ from controller.core.events import (
     DemotionOrdered,
     EngineFailed,
     RequestArrived,
+    SwitchOrdered,
     TimePassed,
     WakeOrdered,
 )
 from controller.core.fleet import Fleet
+from controller.core.lifecycle import Phase
 from controller.core.names import (
     Depth,
     Instant,
@@ -49,6 +52,26 @@ def test_an_order_to_sleep_calls_off_the_wakes_of_its_model_alone() -> None:
     wakes(story, "o2", "b")
     assert finished(sleeps(story, "o3", "a")) == {"o1": "called off by o3"}
     assert finished(story.answers("b#0")) == {"o2": ""}
+
+
+def test_an_order_whose_id_is_being_carried_out_is_a_double_whatever_it_says() -> None:
+    story = Story(spec("a", 10), spec("b", 10))
+    story.raises("r", "b")
+    story.releases("r")
+    wakes(story, "o", "a")
+    assert wakes(story, "o", "a") == []
+    assert sleeps(story, "o", "b") == []
+    assert sleeps(story, "o", "nobody") == []
+    switch = SwitchOrdered(
+        story.time, OperationId("o"), ModelName("b"), ModelName("b"), Depth.LEVEL_2
+    )
+    assert story.feed(switch) == []
+    assert story.fleet.replicas[ReplicaId("b#0")].phase is Phase.AWAKE
+    assert finished(story.answers("a#0")) == {"o": ""}
+    assert finished(story.feed(replace(switch, at=story.time))) == {
+        "o": "source and target are the same model"
+    }
+    assert finished(sleeps(story, "p", "nobody")) == {"p": "no model nobody"}
 
 
 def test_an_order_to_wake_calls_off_the_demotions_of_its_model_alone() -> None:

@@ -86,6 +86,13 @@ def test_of_what_was_measured_the_middle_counts_and_only_the_last_five() -> None
     assert seconds(rates, 3000, at=9.0) == (3000 / 300, 3000 / 300_000)
 
 
+def test_a_single_byte_teaches_as_much_as_many() -> None:
+    rates = Rates()
+    rates.sized(MODEL, 1, 1)
+    rates.fetched(NODE, 1, 0.5, Instant(0))
+    assert rates.fetch_s(NODE, MODEL, 4, Instant(1)) == 2.0
+
+
 def test_what_took_no_time_that_could_be_measured_teaches_nothing() -> None:
     rates = Rates()
     rates.sized(MODEL, MIB, 1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from controller.core.choices import Choice
 from controller.core.events import DemotionOrdered, LeaseReleased, RequestArrived
 from controller.core.fits import Verdict
 from controller.core.fleet import Fleet
@@ -139,7 +140,7 @@ def test_room_on_the_host_is_made_by_whoever_sleeps_there_on_any_device() -> Non
     sleeper = fleet.replicas[ReplicaId("b#0")]
     assert sleeper.place is not None
     other = DeviceId("1" if sleeper.place.devices == ("0",) else "0")
-    place, need = Place(NodeId("n"), (other,)), {other: 10, HOST: 5}
+    place, need = Place(NodeId("n"), (other,)), {other: 10, HOST: 3}
     fit = Rooms(fleet.books).at(NodeId("n")).fit(Asker(ModelName("a")), place, need)
     assert [(move.replica, move.depth) for move in fit.moves] == [(sleeper.id, Depth.LEVEL_2)]
 
@@ -149,6 +150,15 @@ def test_who_frees_nothing_is_in_the_offer_with_nothing() -> None:
     assert nothing == Share(True, None, 0.0, 0)
     assert (offer([nothing]).idle, offer([nothing]).stopped) == ([0], 0)
     assert offer([idle(0, 1.0)]).idle == [0, 0]
+
+
+def test_a_share_is_the_most_that_one_frees_and_the_least_that_it_is_counted_at() -> None:
+    device = DeviceId("0")
+    rows = ((Depth.KV_RELEASED, 5, 2.0), (Depth.LEVEL_1, 9, 1.0), (Depth.LEVEL_2, 8, 3.0))
+    choices = tuple(Choice(depth, {device: size}, cost_s) for depth, size, cost_s in rows)
+    stop = Choice(Depth.STOPPED, {device: 10}, 0.5)
+    assert share(choices, True, device, lambda one: one.cost_s) == Share(True, 9, 1.0, 9)
+    assert share((*choices, stop), True, device, lambda one: one.cost_s) == Share(True, 9, 1.0, 10)
 
 
 def test_a_drain_that_frees_what_nobody_lacks_is_not_waited_for() -> None:

@@ -228,6 +228,19 @@ def test_a_changed_model_is_replaced_once_drained() -> None:
     assert story.fleet.replicas[A0].held == Footprint(12)
 
 
+@pytest.mark.parametrize("is_awake", [True, False])
+def test_a_changed_model_is_awake_again_unasked_if_it_was(is_awake: bool) -> None:
+    story = Story(spec("a"))
+    story.raises("r", "a")
+    story.releases("r")
+    if not is_awake:
+        story.feed(DemotionOrdered(story.time, OperationId("o"), A, Depth.LEVEL_1))
+        story.answers("a#0")
+    story.feed(ModelChanged(story.time, spec("a", 12), restart=True))
+    expected = [StartEngine] if is_awake else []
+    assert [type(command) for command in story.answers("a#0")] == expected
+
+
 def test_a_model_grows_while_its_replicas_are_busy_and_there_is_room() -> None:
     story = Story(spec("a", 10, replicas=2), busy_leases=2)
     story.raises("r1", "a")

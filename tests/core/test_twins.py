@@ -16,6 +16,7 @@ from controller.core.events import ModelAdded
 from controller.core.eviction import make_room
 from controller.core.fits import Verdict
 from controller.core.fleet import Fleet
+from controller.core.idle import RUNGS
 from controller.core.ledger import HOST, Amounts
 from controller.core.names import Depth, DeviceId, Eviction, Instant, ModelName, ReplicaId
 from controller.core.placement import fit_cold
@@ -134,27 +135,40 @@ def test_cost_finds_the_cheapest_demotions_of_all(
         assert paid(found, chosen(found, moves)) == min(paid(found, way) for way in ways)
 
 
-def idle(number: int, size: int, cost_s: int, wants: int = 1) -> Victim:
+def idle(
+    number: int,
+    size: int,
+    cost_s: int,
+    wants: int = 1,
+    depth: Depth = Depth.LEVEL_2,
+    who: tuple[bool, bool, bool] = (False, False, False),
+) -> Victim:
+    """Unless ``who`` says that it is busy, stuck or wanted."""
     return Victim(
         ReplicaId(f"v{number:02}"),
-        is_busy=False,
+        is_busy=who[0],
+        is_stuck=who[1],
         is_awake=True,
-        is_wanted=False,
+        is_wanted=who[2],
         idle_since=0.0,
         wants=wants,
-        choices=(Choice(Depth.LEVEL_2, {DEVICES[0]: size, HOST: 0}, cost_s),),
+        choices=(Choice(depth, {DEVICES[0]: size, HOST: 0}, cost_s),),
     )
 
 
-@FEW
-@given(
-    st.lists(
-        st.tuples(st.integers(1, 9), st.integers(0, 9), st.integers(0, 2)), min_size=3, max_size=7
-    ),
-    st.integers(4, 25),
+PRICED = st.tuples(
+    st.integers(1, 9),
+    st.sampled_from([0, 0, 1, 2, 9]),
+    st.integers(0, 2),
+    st.sampled_from(RUNGS),
+    st.sampled_from([(False, False, False)] * 3 + [(True, True, False), (True, False, True)]),
 )
+
+
+@FEW
+@given(st.lists(PRICED, min_size=3, max_size=7), st.integers(4, 25))
 def test_of_any_sizes_at_any_prices_the_cheapest_are_found(
-    rows: list[tuple[int, int, int]], lacking: int
+    rows: list[tuple[int, int, int, Depth, tuple[bool, bool, bool]]], lacking: int
 ) -> None:
     """Also where whoever frees most is left out, or whoever costs least for it."""
     found = [idle(number, *row) for number, row in enumerate(rows)]
@@ -164,6 +178,26 @@ def test_of_any_sizes_at_any_prices_the_cheapest_are_found(
     assert (moves is None) == (not ways)
     if moves is not None:
         assert paid(found, chosen(found, moves)) == min(paid(found, way) for way in ways)
+
+
+def test_what_is_known_stays_unless_something_is_cheaper() -> None:
+    alike = [idle(number, 4, 2) for number in range(4)]
+    known = [(victim, victim.choices[0]) for victim in alike[1:3]]
+    assert cheapest({DEVICES[0]: 8}, 0, alike, known) == known
+    better = [*alike, idle(9, 8, 3)]
+    found = cheapest({DEVICES[0]: 8}, 0, better, known)
+    assert found == [(better[-1], better[-1].choices[0])]
+
+
+def test_what_goes_back_to_the_host_lets_another_be_milder() -> None:
+    """The first is not needed once the second has gone as deep as a full host made it."""
+    small, large = (
+        replace(one, idle_since=number, choices=choices(DEVICES[:1], size, 5)[:2])
+        for number, (one, size) in enumerate(((idle(0, 4, 1), 5), (idle(1, 9, 1), 10)))
+    )
+    moves = make_room({DEVICES[0]: 8}, 5, [small, large], Eviction.LRU)
+    assert moves is not None
+    assert [(move.replica, move.depth) for move in moves] == [("v01", Depth.LEVEL_1)]
 
 
 def test_a_search_of_nearly_all_that_may_be_tried_is_carried_to_its_end() -> None:

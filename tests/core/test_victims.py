@@ -79,8 +79,12 @@ def test_a_single_byte_is_enough_if_it_is_all_that_lacks() -> None:
 def test_what_never_comes_free_is_of_the_pinned_and_of_those_who_may_not_be_stopped() -> None:
     """``p`` stays as it is, ``c`` at the least that it may hold, ``a`` goes altogether; who asks
     and who goes for good are in nobody's way."""
-    others = spec("p", 4, pinned=True), spec("c", 6, deepest=Depth.LEVEL_2), spec("g", 3)
-    story = Story(spec("a", 10), *others, spec("x", 1), device=30)
+    others = (
+        spec("p", 4, pinned=True),
+        spec("c", 6, deepest=Depth.LEVEL_2),
+        spec("g", 3, pinned=True),
+    )
+    story = Story(spec("a", 10), *others, spec("x", 1, pinned=True), device=30)
     for model in "apcgx":
         story.raises(f"r-{model}", model)
     books, n = story.fleet.books, NodeId("n")
