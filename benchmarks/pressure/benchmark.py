@@ -22,8 +22,8 @@ _NOTES = {
         "noticed: from the kill of an idle engine's process to the time, by the controller's own "
         "clock, at which its story of the model says that the engine failed; killed engine: the "
         "process of its actor; core: the topmost one below it, vLLM's EngineCore.",
-        "held_when_killed: resident memory of that process; the kernel tells of its end when it "
-        "has taken that back, so whoever holds more is noticed later.",
+        "held_when_killed: resident memory of that process. The kernel takes it back before it "
+        "tells of the process's end, but not before it tells of a thread's.",
         "answered_again: from the kill to the end of the next answer, which is asked for when the "
         "death was noticed; the engine starts anew in it. right_after_death: 1 where it is the "
         "answer from before the kill.",
