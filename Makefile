@@ -24,7 +24,7 @@ demo-conversations: models
 	@$(VENV)/python scripts/demo_conversations.py examples/round-robin.yaml
 
 test: models
-	@$(VENV)/pytest
+	@$(VENV)/python -P scripts/suite.py
 
 # So many simulated events with faults and all invariants: make soak EVENTS=10000000
 EVENTS ?= 1000000
