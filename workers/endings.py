@@ -37,7 +37,6 @@ class Ending:
         self._loop = asyncio.get_running_loop()
         self._threads: dict[int, int] = {}
         """pidfd by thread."""
-        self._looks: list[asyncio.TimerHandle] = []
         self._is_watched = True
         self._loop.add_reader(self.pidfd, self._has_begun)
         self._watch_threads()
@@ -50,8 +49,6 @@ class Ending:
         self._loop.remove_reader(self.pidfd)
         for thread in list(self._threads):
             self._forget(thread)
-        for look in self._looks:
-            look.cancel()
 
     def close(self) -> None:
         self.let_go()
@@ -75,10 +72,13 @@ class Ending:
         self._forget(thread)
         if is_ending(self._pid):
             return self._has_begun()
-        self._looks = [self._loop.call_later(after_s, self._look) for after_s in _AGAIN_S]
+        for after_s in _AGAIN_S:
+            self._loop.call_later(after_s, self._look)
         return None
 
     def _look(self) -> None:
+        if not self._is_watched:
+            return
         if is_ending(self._pid):
             self._has_begun()
         else:

@@ -101,6 +101,25 @@ async def test_who_let_go_is_told_nothing(child: subprocess.Popen[str]) -> None:
     assert is_ending(child.pid)
 
 
+async def test_who_let_go_after_threads_had_ended_is_told_nothing(
+    child: subprocess.Popen[str],
+) -> None:
+    threads = await _threads_of(child)
+    begun, later = asyncio.Event(), asyncio.Event()
+    ending = Ending(child.pid, begun.set)
+    for thread in threads[:2]:
+        await _end_of_thread(child, thread)
+    ending.let_go()
+    asyncio.get_running_loop().call_later(0.2, later.set)
+    await later.wait()
+    child.kill()
+    await asyncio.to_thread(select.select, [ending.pidfd], [], [])
+    for _ in range(3):
+        await asyncio.sleep(0)
+    assert not begun.is_set()
+    ending.close()
+
+
 async def test_one_without_other_threads_is_told_too() -> None:
     lone = await asyncio.create_subprocess_exec("sleep", "infinity")
     begun = asyncio.Event()
