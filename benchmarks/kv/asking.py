@@ -7,6 +7,7 @@ import random
 import re
 import time
 from collections.abc import Generator, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -65,19 +66,21 @@ class Asker:
         body = self._greedy(prompt, tokens) | {"stream": True}
         headers = {"x-conversation-id": conversation} if conversation else {}
         began = self._clock()
-        try:
-            with self._http.stream("POST", _PATH, json=body, headers=headers) as response:
-                return self._read(response, began)
-        except (Unanswered, httpx.TransportError) as error:
-            reason = error or type(error).__name__
-            raise BenchError(f"{self._model} did not answer: {reason}") from error
+        with self._streamed(body, headers) as response:
+            return self._read(response, began)
 
     def pieces(self, prompt: Prompt, tokens: int) -> Generator[str]:
         """The text of a greedy answer as it comes. Whoever closes this ends the answer."""
         body = self._greedy(prompt, tokens) | {"stream": True}
+        with self._streamed(body, {}) as response:
+            yield from _pieces(response)
+
+    @contextmanager
+    def _streamed(self, body: dict[str, Any], headers: dict[str, str]) -> Iterator[httpx.Response]:
         try:
-            with self._http.stream("POST", _PATH, json=body) as response:
-                yield from _pieces(response)
+            with self._http.stream("POST", _PATH, json=body, headers=headers) as response:
+                _check(response)
+                yield response
         except (Unanswered, httpx.TransportError) as error:
             reason = error or type(error).__name__
             raise BenchError(f"{self._model} did not answer: {reason}") from error
@@ -105,7 +108,6 @@ class Asker:
         }
 
     def _read(self, response: httpx.Response, began: float) -> Answer:
-        _check(response)
         lines = _Lines()
         told = Told()
         told.read(lines.passed(response.iter_lines()), self._clock)
@@ -120,7 +122,6 @@ def _check(response: httpx.Response) -> None:
 
 
 def _pieces(response: httpx.Response) -> Iterator[str]:
-    _check(response)
     for line in response.iter_lines():
         if line.startswith("data: {"):
             event = json.loads(line.removeprefix("data: "))
