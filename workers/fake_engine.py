@@ -15,6 +15,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Generator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field, fields
+from multiprocessing.shared_memory import SharedMemory
 from pathlib import Path
 
 import uvicorn
@@ -59,11 +60,11 @@ class FakeArgs:
     children: int = 0
     """Processes of its own, as vLLM's core and workers; the engine dies with any of them."""
     shm_bytes: int = 0
-    """A shared-memory segment of this size, left behind unless stopped in order."""
+    """Two shared-memory segments of this size, left behind unless stopped in order: one that bears
+    the name of its process, as torch's do, and one that only Python's tracker knows, as vLLM's."""
     faults: dict[str, list[str]] = field(default_factory=dict)
     """By order (start, export, sleep, wake, stop, request): fail, oom, hang, canary, die, drop or
-    ok; of
-    a request also stall: from its second token on the whole engine takes no step."""
+    ok; of a request also stall: from its second token on the whole engine takes no step."""
 
 
 def _kill_this_process() -> None:
@@ -96,6 +97,7 @@ class FakeEngine:
         self._serving: asyncio.Task[None] | None = None
         self._children: list[subprocess.Popen[bytes]] = []
         self._segment: Path | None = None
+        self._tracked: SharedMemory | None = None
 
     @property
     def counts(self) -> Counts:
@@ -163,6 +165,8 @@ class FakeEngine:
             child.wait()
         if self._segment is not None:
             self._segment.unlink(missing_ok=True)
+        if self._tracked is not None:
+            self._tracked.unlink()
 
     @asynccontextmanager
     async def _order(self, order: str, takes_s: float) -> AsyncIterator[None]:
@@ -213,6 +217,9 @@ class FakeEngine:
         if self._args.shm_bytes:
             self._segment = Path(f"/dev/shm/torch_{os.getpid()}_{id(self):x}")  # noqa: S108
             self._segment.write_bytes(bytes(self._args.shm_bytes))
+            name = f"fake-torch-{os.getpid()}-{id(self):x}"
+            self._tracked = SharedMemory(name, create=True, size=self._args.shm_bytes)
+            self._tracked.close()
 
     async def _listen(self) -> int:
         self._voice.max_model_len = self._args.max_model_len

@@ -50,7 +50,7 @@ def bury_descendants() -> None:
     segments: set[Path] = set()
     while left := [process.pid for process in psutil.Process().children(recursive=True)]:
         segments |= processes.segments(left)
-        processes.kill(left)
+        processes.end(left, time.monotonic() + 1.0)
         _reap(time.monotonic() + 1.0)
     processes.reap(segments)
 

@@ -2,6 +2,10 @@
 
 Every process of an engine inherits the mark in its environment, whatever becomes of its parent.
 So the dead actor's children are found again by anybody, after any crash, without a record.
+
+Python's own resource trackers are not killed with the rest. They end by themselves once the
+processes that they track for are gone, and first remove what these shared under names that nobody
+else knows: queues between vLLM's ranks, semaphores.
 """
 
 from __future__ import annotations
@@ -11,7 +15,7 @@ import select
 import shutil
 import signal
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from types import MappingProxyType
@@ -21,6 +25,9 @@ MARK = "TORPOR_ENGINE"
 
 _PROC = Path("/proc")
 _SHM = Path("/dev/shm")  # noqa: S108
+_TRACKER = b"resource_tracker"
+_TRACKER_S = 2.0
+"""It removes a few files; one that takes longer is stopped, or tracks for a stranger."""
 _GONE = (FileNotFoundError, ProcessLookupError, PermissionError)
 
 
@@ -62,9 +69,21 @@ def used(pids: Iterable[int]) -> set[Path]:
 
 
 def kill(pids: Iterable[int]) -> None:
+    """All but the trackers among them."""
     for pid in pids:
-        with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
+        if not _is_tracker(pid):
+            _kill(pid)
+
+
+def end(pids: Collection[int], by: float) -> None:
+    """Kill these and wait for their end, at most until ``by`` (monotonic, in seconds). Only where
+    nothing but trackers is left, these are waited for, and killed if they do not end."""
+    working = [pid for pid in pids if not _is_tracker(pid)]
+    kill(working)
+    until = by if working else min(by, time.monotonic() + _TRACKER_S)
+    for pid in working or pids:
+        if not await_end(pid, max(0.0, until - time.monotonic())):
+            _kill(pid)
 
 
 def kill_watched(pidfd: int) -> None:
@@ -101,13 +120,22 @@ def bury(
     candidates = set(known)
     while left := marked(mark):
         candidates |= segments(left)
-        kill(left)
-        for pid in left:
-            await_end(pid, max(0.0, deadline - time.monotonic()))
+        end(left, deadline)
         if time.monotonic() >= deadline:
             return marked(mark)
     reap(candidates)
     return [pid for pid, pidfd in ending.items() if not _has_ended(pidfd, deadline)]
+
+
+def _is_tracker(pid: int) -> bool:
+    with suppress(*_GONE):
+        return _TRACKER in (_PROC / str(pid) / "cmdline").read_bytes()
+    return False
+
+
+def _kill(pid: int) -> None:
+    with suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
 
 
 def _has_ended(pidfd: int, deadline: float) -> bool:

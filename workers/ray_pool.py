@@ -200,11 +200,15 @@ class RayPool:
         if actor is not None:
             with suppress(EngineError, TimeoutError):
                 await asyncio.wait_for(answer(actor.stop.remote()), self._limits.stop_s)
-            with suppress(RayError):
-                await asyncio.to_thread(ray.kill, actor)
-        await ray_groups.remove(actor_name(replica, incarnation))
         node = self._places.pop((replica, incarnation), None)
-        await self._nodes.bury(replica, incarnation, node)
+        try:
+            await self._nodes.bury(replica, incarnation, node)
+        finally:
+            # Not before: Ray also kills the children, and what they shared would stay.
+            if actor is not None:
+                with suppress(RayError):
+                    await asyncio.to_thread(ray.kill, actor)
+            await ray_groups.remove(actor_name(replica, incarnation))
 
     async def deaths(self) -> AsyncIterator[EngineDied]:
         async for died in self._register.deaths():

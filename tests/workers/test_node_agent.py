@@ -54,6 +54,14 @@ def segment() -> Iterator[Path]:
 Spawn = Callable[..., "subprocess.Popen[bytes]"]
 WAIT = "import time; time.sleep(600)"
 HOLDING = "exec 3<{}; echo held; exec sleep infinity"
+SHARING = """
+from multiprocessing.shared_memory import SharedMemory
+shared = SharedMemory(create=True, size=100)
+shared.close()
+print(shared.name, flush=True)
+import time; time.sleep(600)
+"""
+"""What is shared so is known to Python's resource tracker, and to nobody else."""
 
 
 async def test_a_node_without_a_gpu_is_one_device_of_one_memory() -> None:
@@ -140,6 +148,36 @@ async def test_a_burial_removes_the_segments_of_the_dead(spawn: Spawn, segment: 
     await agent.watch("m#0", 1, MARK, [child.pid])
     await agent.bury(MARK)
     assert not is_there(segment)
+
+
+@pytest.mark.parametrize("killed", ["by nobody", "by a stranger", "by the fleet"])
+async def test_what_only_a_tracker_knows_goes_with_the_burial(spawn: Spawn, killed: str) -> None:
+    agent = NodeAgent(FLEET)
+    actor, sharer = spawn(), spawn(f"exec {sys.executable} -c '{SHARING}'")
+    name = await asyncio.to_thread(sharer.stdout.readline)  # type: ignore[union-attr]
+    shared = Path("/dev/shm", name.decode().strip())
+    assert is_there(shared)
+    await agent.watch("m#0", 1, MARK, [actor.pid])
+    if killed == "by a stranger":
+        actor.kill()
+    elif killed == "by the fleet":
+        await agent.kill(MARK)
+    if killed != "by nobody":
+        await asyncio.wait_for(agent.deaths(0), 60)
+    assert await agent.bury(MARK) == []
+    assert not is_there(shared)
+    assert processes.marked(MARK) == []
+
+
+async def test_a_tracker_that_does_not_end_is_killed(
+    spawn: Spawn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(processes, "_TRACKER_S", 0.01)
+    tracker = spawn("exec -a resource_tracker sleep infinity")
+    await NodeAgent(FLEET).kill(MARK)
+    assert tracker.poll() is None
+    assert await NodeAgent(FLEET).bury(MARK) == []
+    assert await asyncio.to_thread(tracker.wait, 60) == -9
 
 
 async def test_sockets_of_the_dead_go_when_an_agent_starts_and_with_the_next_burial(

@@ -34,11 +34,16 @@ pytestmark = pytest.mark.ray
 ROOT = Path(__file__).parents[2]
 
 
+def segments() -> set[str]:
+    """Of fake engines."""
+    return {name for name in os.listdir("/dev/shm") if "torch" in name}
+
+
 @pytest.fixture
 def no_segment_stays() -> Iterator[None]:
-    before = set(os.listdir("/dev/shm"))
+    before = segments()
     yield
-    assert not {name for name in os.listdir("/dev/shm") if "torch" in name} - before
+    assert not segments() - before
 
 
 def alive(*pids: int) -> list[int]:
@@ -93,6 +98,18 @@ async def test_a_stop_calls_a_start_off(on_ray: Stand) -> None:
     with pytest.raises(EngineGone):
         await starting
     assert alive(*pids) == []
+
+
+@pytest.mark.usefixtures("no_segment_stays")
+async def test_what_a_start_shared_goes_with_it(on_ray: Stand) -> None:
+    """Ray, which would kill it with its children, comes after whoever looks what they share."""
+    faults = {"start": ["hang"], "stop": ["hang"]}
+    before = segments()
+    starting = asyncio.create_task(on_ray.start(children=1, shm_bytes=100, faults=faults))
+    await eventually(lambda: segments() - before)
+    await on_ray.pool.stop("m#0", 1)
+    with pytest.raises(EngineGone):
+        await starting
 
 
 async def test_one_that_is_frozen_does_not_answer_and_can_be_killed(on_ray: Stand) -> None:
