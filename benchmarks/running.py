@@ -98,7 +98,9 @@ def measuring(run: Run, benchmark: Callable[[Run], None]) -> Result:
         run.is_complete = True
     except (KeyboardInterrupt, Exception) as error:
         failure = error
-        run.note("interrupted" if isinstance(error, KeyboardInterrupt) else f"failed: {error}")
+        run.note(
+            "interrupted" if isinstance(error, KeyboardInterrupt) else f"failed: {_told(error)}"
+        )
     if not run.measures:
         if failure is not None:
             raise failure
@@ -106,3 +108,10 @@ def measuring(run: Run, benchmark: Callable[[Run], None]) -> Result:
     if failure is not None:
         run.say(f"stopped early ({run.notes[-1]}): what was measured until then is kept")
     return run.result()
+
+
+def _told(error: BaseException) -> str:
+    """What went wrong at once is told one by one; a mistake of ours with its kind."""
+    if isinstance(error, BaseExceptionGroup):
+        return "; ".join(_told(one) for one in error.exceptions)
+    return str(error) if isinstance(error, BenchError) else f"{type(error).__name__}: {error}"

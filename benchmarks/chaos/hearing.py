@@ -69,7 +69,7 @@ def _piece(choice: Any) -> str:
 def _refusal(response: aiohttp.ClientResponse, said: bytes) -> Trouble:
     try:
         trouble = _error(json.loads(said), response.status)
-    except (ValueError, AttributeError):
+    except (ValueError, LookupError, TypeError, AttributeError):
         return Trouble(f"http {response.status} that is no error object", may_ask_again=False)
     if response.headers.get("x-should-retry") == "false" or response.status not in _AGAIN:
         return Trouble(trouble.code, may_ask_again=False)

@@ -36,9 +36,12 @@ class Store:
 
     @property
     def process(self) -> psutil.Process | None:
+        """From any thread; that of ``keep`` may be the one that learns of a death."""
         if self._process.poll() is not None:
             return None
-        return psutil.Process(self._process.pid)
+        with suppress(psutil.NoSuchProcess):
+            return psutil.Process(self._process.pid)
+        return None
 
     async def keep(self) -> None:
         """Until cancelled."""

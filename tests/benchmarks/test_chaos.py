@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import subprocess
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -26,6 +27,7 @@ from benchmarks.chaos.options import Options
 from benchmarks.chaos.parts import Part
 from benchmarks.chaos.questions import Question, agrees, questions
 from benchmarks.chaos.seen import Seen
+from benchmarks.chaos.store import Store
 from benchmarks.chaos.storm import faults
 from benchmarks.chaos.verdict import complaints
 from benchmarks.chaos.witness import Memory, Witness
@@ -95,6 +97,7 @@ STREAM = [b": torpor phase=waking\n\n", event("one"), event(" two"), DONE]
         (STREAMED, [[event("one"), DONE]], Fate.WRONG, []),
         (STREAMED, [[event("one"), event(" two")]], Fate.FAILED, ["ended without its last event"]),
         (PLAIN, [web.Response(body=b"<html>", status=502)], Fate.FAILED, ["http 502"]),
+        (PLAIN, [web.Response(body=b"{}", status=502)], Fate.FAILED, ["http 502"]),
         (PLAIN, [web.Response(body=b"{}")], Fate.FAILED, ["not an answer"]),
         (PLAIN, [refusal("internal_error", 500)], Fate.FAILED, ["internal_error"]),
         (
@@ -188,6 +191,20 @@ async def test_a_slowed_process_goes_on_and_a_killed_one_does_not(victim: psutil
     await do(Deed.KILL, victim, 0.1)
     assert victim.wait(60) is not None
     await do(Deed.STOP, victim, 3600.0)  # whoever is gone cannot be stopped
+
+
+def test_a_store_whose_death_another_thread_is_learning_of_is_none(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store")
+    try:
+        found = store.process
+        assert found is not None
+        popen = store._process
+        with popen._waitpid_lock:  # type: ignore[attr-defined]
+            found.kill()
+            os.waitpid(found.pid, 0)
+            assert store.process is None
+    finally:
+        store.close()
 
 
 def test_what_is_left_and_what_grows_is_complained_of(tmp_path: Path) -> None:

@@ -94,6 +94,15 @@ def test_an_interrupted_run_keeps_what_it_has(tmp_path: Path) -> None:
     assert "INTERRUPTED" in out
 
 
+def test_what_went_wrong_at_once_is_told_one_by_one() -> None:
+    def benchmark(run: Run) -> None:
+        run.add(wake(0.3))
+        raise ExceptionGroup("two", [BenchError("no engine"), KeyError("part")])
+
+    result = measuring(Run("wake", {}, say=lambda _: None), benchmark)
+    assert result.notes == ("failed: no engine; KeyError: 'part'",)
+
+
 def test_a_run_that_measured_nothing_is_no_result() -> None:
     with pytest.raises(BenchError, match="nothing to measure"):
         measuring(Run("wake", {}, say=lambda _: None), lambda _: None)
