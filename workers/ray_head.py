@@ -8,6 +8,8 @@ dies, by whatever signal. Decisions that will be asked about again:
 - Ray's memory monitor is off (``RAY_memory_monitor_refresh_ms=0``): it would kill engine actors
   when the host runs full, by rules that know nothing of models. The ledger keeps the budget.
 - The object store is small: tokens never travel through Ray, and RPCs carry little.
+- Ray remembers a thousand calls, not 100,000 (``RAY_task_events_max_num_task_in_gcs``): every order
+  and every look at an engine is one, and with them its control store grew to hundreds of MiB.
 - The keys of histories stay out of its environment, which every engine would inherit.
 - Ray's ports demand a token (``RAY_AUTH_MODE=token``): who joins needs ``environment``.
 - No workers in advance, and no server for Ray's remote clients: it would be one more process, on
@@ -117,6 +119,7 @@ class RayHead:
             "TMPDIR": str(self._directory / "tmp"),
             "PYTHONPATH": os.pathsep.join(paths),
             "RAY_memory_monitor_refresh_ms": "0",
+            "RAY_task_events_max_num_task_in_gcs": "1000",
             "RAY_enable_worker_prestart": "0",
             "RAY_prestart_worker_first_driver": "0",
             "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
