@@ -32,7 +32,7 @@ async def test_it_has_a_place_on_the_devices_that_were_chosen_until_it_is_stoppe
     chosen = (DECLARED[0], DECLARED[3])
     started = await on_ray.start(devices=chosen, children=2)
     assert places_in_ray() == {"engine:m#0:1": chosen}
-    [node] = [row["NodeID"] for row in ray.nodes() if row["Alive"]]
+    node = on_ray.pool._nodes.get(on_ray.node).id
     rows = ray.util.placement_group_table().values()
     [row] = [row for row in rows if row["name"] == "engine:m#0:1"]
     assert set(row["bundles_to_node_id"].values()) == {node}
