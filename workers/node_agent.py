@@ -158,8 +158,10 @@ class NodeAgent:
         return left
 
     async def marks(self) -> list[str]:
-        """Of every engine of this fleet that has a living process here."""
-        return list(await asyncio.to_thread(processes.marks, self._fleet))
+        """Of every engine of this fleet that has a living process here, or is yet to be buried:
+        whoever was told of its death may have died, too."""
+        living = await asyncio.to_thread(processes.marks, self._fleet)
+        return sorted({*living, *self._wards})
 
     def _watch_pid(self, ward: _Ward, pid: int) -> None:
         try:

@@ -141,6 +141,20 @@ async def test_a_burial_is_no_death_and_takes_all_with_the_mark(spawn: Spawn) ->
     assert other.poll() is None
 
 
+async def test_the_dead_are_named_until_they_are_buried(spawn: Spawn, segment: Path) -> None:
+    agent = NodeAgent(FLEET)
+    child = spawn(HOLDING.format(segment))
+    await asyncio.to_thread(child.stdout.readline)  # type: ignore[union-attr]
+    await agent.watch("m#0", 1, MARK, [child.pid])
+    child.kill()
+    await asyncio.wait_for(agent.deaths(0), 60)
+    await asyncio.to_thread(child.wait, 60)
+    assert await agent.marks() == [MARK]
+    await agent.bury(MARK)
+    assert await agent.marks() == []
+    assert not is_there(segment)
+
+
 async def test_a_burial_removes_the_segments_of_the_dead(spawn: Spawn, segment: Path) -> None:
     agent = NodeAgent(FLEET)
     child = spawn(HOLDING.format(segment))
