@@ -167,6 +167,7 @@ class FakeEngine:
             self._segment.unlink(missing_ok=True)
         if self._tracked is not None:
             self._tracked.unlink()
+            self._tracked = None
 
     @asynccontextmanager
     async def _order(self, order: str, takes_s: float) -> AsyncIterator[None]:

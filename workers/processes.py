@@ -79,7 +79,8 @@ def end(pids: Collection[int], by: float) -> None:
     """Kill these and wait for their end, at most until ``by`` (monotonic, in seconds). Only where
     nothing but trackers is left, these are waited for, and killed if they do not end."""
     working = [pid for pid in pids if not _is_tracker(pid)]
-    kill(working)
+    for pid in working:
+        _kill(pid)
     until = by if working else min(by, time.monotonic() + _TRACKER_S)
     for pid in working or pids:
         if not await_end(pid, max(0.0, until - time.monotonic())):
